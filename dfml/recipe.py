@@ -1,0 +1,84 @@
+"""The recipe: all that decides what a training run computes. Defaults are the publication's for CUB (DESIGN §2)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dfml.errors import InvalidInput
+from dfml.schedule import Schedule, StepDecay
+
+
+class Recipe(BaseModel):
+    """A training recipe; illegal values and combinations are refused when it is built (see `recipe_from`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Model
+    backbone: str = "deit_small_distilled_patch16_224"  # a timm name of a family that factorizes
+    weights: str = "pretrained"  # "pretrained", "random", or a .pth or .safetensors file
+    routers: int = Field(default=3, ge=1)  # sub-blocks a block, K
+    embedding_size: int | None = Field(default=None, ge=2)  # None: the backbone's width, no linear head
+
+    # Images
+    image_size: int = Field(default=224, ge=32)  # pixels, in training
+    test_size: int | None = Field(default=None, ge=32)  # pixels, at test; None: as in training (ViTs need that)
+    test_crop: float = Field(default=0.875, gt=0, le=1)  # centre crop over resize at test: 224 / 256
+    crop_scale: float = Field(default=0.08, gt=0, le=1)  # smallest random crop, share of the image's area
+    horizontal_flip: bool = True
+
+    # Objective
+    loss: Literal["proxy_anchor"] = "proxy_anchor"
+    alpha: float = Field(default=32.0, gt=0)
+    margin: float = Field(default=0.1, ge=0)
+    routed_weight: float = Field(default=0.5, ge=0)  # of the routed path's loss and both reconstruction terms
+    embedding_reconstruction: float = Field(default=0.1, ge=0)
+    stream_reconstruction: float = Field(default=1e-5, ge=0)
+
+    # Batches
+    batch_size: int = Field(default=120, ge=2)  # images over all workers
+    images_per_class: int | None = Field(default=None, ge=1)  # K of P×K batches; None: plain shuffle
+
+    # Optimisation
+    epochs: int = Field(default=60, ge=1)
+    warm_epochs: int = Field(default=5, ge=0)  # first epochs, in which only proxies and routers train
+    lr: float = Field(default=1e-4, gt=0)
+    proxy_lr_multiplier: float = Field(default=100.0, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    schedule: Schedule = StepDecay(step=5, gamma=0.5)
+    clip_value: float = Field(default=10.0, gt=0)  # gradients, by value
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Recipe:
+        if self.images_per_class is not None and self.batch_size % self.images_per_class:
+            raise ValueError(
+                f"images_per_class {self.images_per_class} doesn't divide batch_size {self.batch_size}: make one a multiple of the other"
+            )
+        if self.warm_epochs >= self.epochs:
+            raise ValueError(
+                f"warm_epochs {self.warm_epochs} leaves none of {self.epochs} epochs to train the backbone: make it smaller"
+            )
+        return self
+
+
+def recipe_from(values: dict[str, Any]) -> Recipe:
+    """Build a recipe from plain values (YAML, JSON, a trial's configuration).
+
+    Raises:
+        InvalidInput: one sentence for the first value that can't be used.
+    """
+    unknown = sorted(set(values) - set(Recipe.model_fields))
+    if unknown:
+        raise InvalidInput(
+            f"a recipe has no {unknown[0]!r}; it has {', '.join(Recipe.model_fields)}: name one of these"
+        )
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        given = f"{name} = {first['input']!r}: " if name else ""
+        raise InvalidInput(f"this recipe can't be used: {given}{reason}") from error

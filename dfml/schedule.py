@@ -1,0 +1,50 @@
+"""Decay schedules: the factor on the learning rate as a pure function of the epoch, so that a resumed run needs no state.
+
+A schedule is a small class here and its name in `Schedule`; recipes and search spaces take it from there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Schedule(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StepDecay(_Schedule):
+    """Multiply by `gamma` every `step` epochs: the publication's schedule."""
+
+    kind: Literal["step"] = "step"
+    step: int = Field(default=10, ge=1)  # epochs
+    gamma: float = Field(default=0.5, gt=0, le=1)
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return float(self.gamma ** ((epoch - 1) // self.step))
+
+
+class CosineDecay(_Schedule):
+    """Half a cosine from 1 towards 0 over all epochs of the recipe."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+
+
+class ExponentialDecay(_Schedule):
+    """Multiply by `gamma` every epoch."""
+
+    kind: Literal["exponential"] = "exponential"
+    gamma: float = Field(default=0.9, gt=0, le=1)
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return float(self.gamma ** (epoch - 1))
+
+
+# factor(epoch, epochs): `epoch` counts from 1, `epochs` is the recipe's length.
+Schedule = Annotated[StepDecay | CosineDecay | ExponentialDecay, Field(discriminator="kind")]
+SCHEDULES: dict[str, type[_Schedule]] = {"step": StepDecay, "cosine": CosineDecay, "exponential": ExponentialDecay}

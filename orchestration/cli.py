@@ -1,0 +1,130 @@
+"""The command line of `run_sweep.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from dfml import storage
+from dfml.data.datasets import DATASETS, REPOSITORY, locate
+from dfml.errors import InvalidInput
+from orchestration.plan import Plan
+from orchestration.search_space import read_space
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(f"{message}; see --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Defaults make the demo: `python run_sweep.py` needs no argument."""
+    made = _Parser(
+        prog="run_sweep.py",
+        description="Search, train and keep the best factorized retrieval model of a data set. Without arguments: the demo, "
+        "on the emoji that ship with the project. The same command again resumes a sweep that was interrupted.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = made.add_argument
+    add("--dataset", default="emoji", metavar="NAME", help=f"data set: {', '.join(DATASETS)}, or your own with --data")
+    add("--data", metavar="DIR", help="folder of the packed data set (default: where NAME is known to be)")
+    add("--search-space", type=Path, metavar="FILE", help="YAML file (default: search_spaces/<dataset>.yaml)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="fix a value of the recipe, e.g. lr=3e-4; repeatable",
+    )
+    add("--trials", type=_count, default=6, metavar="N", help="configurations to try")
+    add(
+        "--max-epochs",
+        type=_count,
+        metavar="E",
+        help="epochs of a trial that isn't stopped early (default: the search space's)",
+    )
+    add(
+        "--workers-per-trial",
+        type=_count,
+        default=2,
+        metavar="W",
+        help="DDP workers: one CPU core, or GPU, each at least",
+    )
+    add("--storage", default="sweeps", metavar="DIR-or-S3", help="where sweeps are kept: a folder or an s3:// URI")
+    add("--name", metavar="NAME", help="name of the sweep, a folder in the storage (default: the data set's name)")
+    add("--seed", type=int, default=0, metavar="S", help="decides sampled configurations, split and training")
+    return made
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small: give 1 or more")
+    return value
+
+
+def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
+    """The plan that arguments stand for, and its sweep's folder.
+
+    Raises:
+        InvalidInput: they can't be used; nothing was started or written.
+    """
+    data = locate(arguments.dataset, arguments.data)
+    file = arguments.search_space or REPOSITORY / "search_spaces" / f"{arguments.dataset}.yaml"
+    if arguments.search_space is None and not file.is_file():
+        raise InvalidInput(
+            f"there is no search space for {arguments.dataset!r}: name one with --search-space, such as search_spaces/emoji.yaml"
+        )
+    fixed = dict(_assignment(text) for text in arguments.set) | {"seed": arguments.seed}
+    if arguments.max_epochs is not None:
+        fixed["epochs"] = arguments.max_epochs
+    name = arguments.name or arguments.dataset
+    if "/" in name or name.startswith("."):
+        raise InvalidInput(f"--name {name!r} isn't a folder's name: give one without '/' that doesn't start with '.'")
+    plan = Plan(
+        name=name,
+        dataset=arguments.dataset,
+        data=data,
+        trials=arguments.trials,
+        workers_per_trial=arguments.workers_per_trial,
+        seed=arguments.seed,
+        space=read_space(file).fixed(fixed, "the command line"),
+    )
+    plan.check()
+    return plan, storage.join(storage.absolute(arguments.storage), name)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidInput(f"--set {text!r} isn't NAME=VALUE: give for example --set lr=3e-4")
+    return name, yaml.safe_load(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `run_sweep.py`; returns its exit code: 0, 2 for input that can't be used, 130 after Ctrl-C."""
+    try:
+        arguments = parser().parse_args(argv)
+        plan, sweep = plan_from(arguments)
+
+        # These import Ray, which takes seconds: not before the input is known to be good.
+        from orchestration.console import Console
+        from orchestration.runs import Interrupted
+        from orchestration.sweep import run_sweep
+
+        try:
+            run_sweep(plan, sweep, Console(plan.trials))
+        except (Interrupted, KeyboardInterrupt):
+            print("Interrupted; the same command goes on from here.", file=sys.stderr)
+            return INTERRUPTED
+    except InvalidInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,82 @@
+"""What a sweep prints: where things are, a line for each epoch, and the table at the end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from orchestration.records import TrialRecord, describe
+
+
+class Console:
+    """Progress and results, one line an event, so that it reads the same on a terminal, in a pipe and in a CI log."""
+
+    def __init__(self, trials: int) -> None:
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._trials = trials
+        self._started = time.monotonic()
+        self._ended_here = 0
+        self._ended_before = 0
+
+    def say(self, text: str) -> None:
+        self._out.print(f"[dim]{self._clock()}[/dim]  {text}")
+
+    def resumed(self, records: list[TrialRecord]) -> None:
+        self._ended_before = sum(record.state != "running" for record in records)
+        cut = [str(record.number) for record in records if record.state == "running"]
+        self.say(
+            f"resuming: {self._ended_before} of {self._trials} trials have ended"
+            + (f", trial {', '.join(cut)} goes on from its last checkpoint" if cut else "")
+        )
+
+    def started(self, record: TrialRecord) -> None:
+        self.say(f"[bold]{_title(record)}[/bold]  {describe(record.training_recipe())}")
+
+    def epoch(self, record: TrialRecord) -> None:
+        figures = record.epochs[-1]
+        parts = [
+            f"{_title(record)}  epoch {figures['epoch']}/{record.training_recipe().epochs}",
+            f"loss {figures['loss']:.2f}",
+        ]
+        if "recall_at_1" in figures:
+            parts.append(f"validation R@1 {figures['recall_at_1']:.3f} (best {record.best:.3f})")
+        parts.append(f"{figures['train_seconds']:.0f} s")
+        self.say("  ".join(parts))
+
+    def ended(self, record: TrialRecord) -> None:
+        self._ended_here += 1
+        how = {
+            "finished": "finished",
+            "stopped": "stopped early by ASHA",
+            "failed": f"[red]failed: {record.reason}[/red]",
+        }
+        best = f", best validation R@1 {record.best:.3f}" if record.best is not None else ""
+        left = self._trials - self._ended_before - self._ended_here
+        seconds = (time.monotonic() - self._started) / self._ended_here * left
+        more = f"; {left} trials left, about {_duration(seconds)}" if record.number >= 0 and left > 0 else ""
+        self.say(f"{_title(record)}  {how[record.state]}{best}{more}")
+
+    def table(self, title: str, columns: list[str], rows: list[list[Any]], marked: int | None = None) -> None:
+        """Print a table; row `marked` in bold."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for column in columns:
+            table.add_column(column, justify="right" if column in ("R@1", "epochs", "K", "lr", "trial") else "left")
+        for i, row in enumerate(rows):
+            table.add_row(*map(str, row), style="bold green" if i == marked else None)
+        self._out.print(table, soft_wrap=False)
+
+    def _clock(self) -> str:
+        return _duration(time.monotonic() - self._started)
+
+
+def _title(record: TrialRecord) -> str:
+    return f"trial {record.number}" if record.number >= 0 else "winner"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

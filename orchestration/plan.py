@@ -1,0 +1,119 @@
+"""What a sweep is: the arguments that decide its results, stored in `sweep.json` before anything runs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from dfml import storage
+from dfml.data.datasets import REPOSITORY
+from dfml.data.manifest import read_manifest
+from dfml.errors import InvalidInput
+from dfml.recipe import Recipe, recipe_from
+from orchestration import layout
+from orchestration.search_space import SearchSpace
+
+PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pyarrow")
+
+
+class Plan(BaseModel):
+    """A sweep's arguments; two sweeps with the same plan compute the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    dataset: str
+    data: Path
+    trials: int
+    workers_per_trial: int
+    seed: int
+    protocol: Literal["holdout"] = "holdout"
+    space: SearchSpace
+
+    def defaults(self) -> Recipe:
+        """The recipe of a trial before anything is sampled."""
+        return recipe_from(self.space.recipe)
+
+    def check(self) -> None:
+        """Everything that can be known to fail before a cluster is started.
+
+        Raises:
+            InvalidInput: the data set has no training or test split, or a router count doesn't fit the backbone.
+        """
+        manifest = read_manifest(self.data)
+        for split in ("train", "test"):
+            manifest.shards_of(split)
+        self._check_routers()
+
+    def _check_routers(self) -> None:
+        from dfml.factorized import allowed_routers  # imports torch: only once the cheap checks have passed
+        from dfml.pretrained import create_backbone
+
+        defaults = self.defaults()
+        backbones = self.space.values_of("backbone") or [defaults.backbone]
+        for backbone in backbones:
+            allowed = allowed_routers(create_backbone(str(backbone), "random", defaults.image_size))
+            for routers in self.space.values_of("routers") or [defaults.routers]:
+                if routers not in allowed:
+                    raise InvalidInput(
+                        f"router count {routers} doesn't divide the blocks of {backbone}; those that do: "
+                        f"{', '.join(map(str, allowed))}: change `routers` in the search space or on the command line"
+                    )
+
+    def store(self, sweep: str) -> bool:
+        """Write `sweep.json`, or find that this very sweep is there already.
+
+        Returns:
+            Whether it was there, so that the sweep is to be resumed.
+
+        Raises:
+            InvalidInput: the folder can't be written, or holds a sweep of another plan; the difference is named.
+        """
+        place = storage.join(sweep, layout.SWEEP)
+        storage.check_writable(sweep)
+        mine = json.loads(self.model_dump_json())
+        if storage.exists(place):
+            stored = json.loads(storage.read(place))["plan"]
+            if differences := _differences(stored, mine):
+                name, (before, now) = next(iter(differences.items()))
+                raise InvalidInput(
+                    f"the sweep {sweep} was begun with {name} = {before!r}, now it is {now!r}: give it again as it was to resume, or choose another --name"
+                )
+            return True
+        content = {"plan": mine, "versions": versions(), "git_revision": git_revision()}
+        storage.write(place, (json.dumps(content, indent=1) + "\n").encode())
+        return False
+
+
+def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """The leaves in which two JSON values differ, by their dotted names."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted({*before, *now}):
+            found |= _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if before == now else {name: (before, now)}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES}
+
+
+def git_revision() -> str | None:
+    """The commit this code is at, with "-dirty" for uncommitted changes; None outside a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

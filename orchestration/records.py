@@ -1,0 +1,89 @@
+"""A trial's record: its configuration and every epoch's figures, kept as JSON in the trial's folder.
+
+Written by the driver after each epoch. The study, the scheduler's rungs, the final table and the report are all built from
+records, so an interrupted sweep needs nothing else to go on (and unpickles nothing from its storage).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from dfml import storage
+from dfml.recipe import Recipe, recipe_from
+from orchestration import layout
+
+SELECTED_BY = "recall_at_1"  # on the validation classes: what epochs are compared by
+SCORE = "best_recall_at_1"  # what Optuna and ASHA optimise: the running best, since both look at the last value told
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+class TrialRecord(BaseModel):
+    """What is known of a trial.
+
+    Attributes:
+        number: counts from 0; the winner's retraining is -1.
+        parameters: what was sampled, by Optuna's names.
+        recipe: the whole recipe.
+        state: "stopped" means early, by ASHA.
+        reason: why it failed.
+        epochs: each epoch's figures, ascending.
+    """
+
+    number: int
+    parameters: dict[str, Any]
+    recipe: dict[str, Any]
+    state: State = "running"
+    reason: str | None = None
+    epochs: list[dict[str, Any]] = []
+
+    @property
+    def best(self) -> float | None:
+        """The best validation R@1 so far."""
+        return self.epochs[-1].get(SCORE) if self.epochs else None
+
+    @property
+    def folder(self) -> str:
+        return layout.WINNER if self.number < 0 else layout.trial_folder(self.number)
+
+    def training_recipe(self) -> Recipe:
+        return recipe_from(self.recipe)
+
+    def add(self, figures: dict[str, Any]) -> bool:
+        """Take an epoch's figures; False for an epoch that is there already, which a resumed run reports again."""
+        if self.epochs and figures["epoch"] <= self.epochs[-1]["epoch"]:
+            return False
+        self.epochs.append(figures)
+        return True
+
+    def save(self, sweep: str) -> None:
+        storage.write(_place(sweep, self.folder), self.model_dump_json(indent=1).encode())
+
+
+def _place(sweep: str, folder: str) -> str:
+    return storage.join(sweep, layout.TRIALS, folder, "record.json")
+
+
+def load_record(sweep: str, folder: str) -> TrialRecord | None:
+    place = _place(sweep, folder)
+    return TrialRecord.model_validate_json(storage.read(place)) if storage.exists(place) else None
+
+
+def load_records(sweep: str) -> list[TrialRecord]:
+    """All trials' records in the order of their numbers, which have no gaps."""
+    records: list[TrialRecord] = []
+    while record := load_record(sweep, layout.trial_folder(len(records))):
+        records.append(record)
+    return records
+
+
+def describe(recipe: Recipe) -> str:
+    """The searched essentials in a few words: K=3 lr 6.0e-4 step(2, ×0.5)."""
+    schedule = recipe.schedule
+    values = {"step": "step", "gamma": "×"}
+    inner = ", ".join(
+        f"{values[name] if name == 'gamma' else ''}{value:g}" for name, value in schedule if name in values
+    )
+    return f"K={recipe.routers} lr {recipe.lr:.1e} {schedule.kind}{f'({inner})' if inner else ''}"

@@ -1,0 +1,170 @@
+"""The report: retrievals as a picture, learning curves, the trials as CSV, and one self-contained page with all of it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dfml import storage
+from dfml.data.shards import ShardedImages
+from orchestration import layout
+from orchestration.model_card import PROTOCOL_IN_WORDS
+from orchestration.records import describe
+from orchestration.results import TRIAL_COLUMNS, Results, trial_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+RIGHT, WRONG = "#2a9d4a", "#d1362f"
+
+
+def write_report(results: Results) -> None:
+    """Write the files of `report/` except `results.json`, whose presence says that the sweep has ended."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # draws to files, with or without a screen
+    files = {
+        "retrievals.png": _png(retrievals(results)),
+        "learning_curves.png": _png(learning_curves(results)),
+        "trials.csv": trials_csv(results).encode(),
+    }
+    files["index.html"] = page(results, files).encode()
+    for name, content in files.items():
+        storage.write(storage.join(results.sweep, layout.REPORT, name), content)
+
+
+def retrievals(results: Results) -> Figure:
+    """Queries from the test classes with their 5 nearest images; green frames: same class, red: another."""
+    from matplotlib.figure import Figure
+
+    images = ShardedImages(Path(results.data), "test")
+    rows = results.retrievals
+    columns = 1 + max(len(row["nearest"]) for row in rows)
+    figure = Figure(figsize=(1.5 * columns, 1.72 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        name = images.class_names[images.labels[row["query"]]]
+        _draw(line[0], images.image(row["query"]), "black", f"query ({row['drawn']})\n{_short(name)}")
+        found = zip(line[1:], row["nearest"], row["right"], row["cosine"], strict=False)
+        for axis, nearest, right, cosine in found:
+            name = images.class_names[images.labels[nearest]]
+            mark = "✓" if right else "✗"
+            _draw(axis, images.image(nearest), RIGHT if right else WRONG, f"{mark} {cosine:.2f}\n{_short(name)}")
+    return figure
+
+
+def _draw(axis: Axes, image: Image.Image, colour: str, title: str) -> None:
+    axis.set_axis_on()
+    axis.imshow(image)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(title, fontsize=7, color=colour)
+    for spine in axis.spines.values():
+        spine.set_color(colour)
+        spine.set_linewidth(2)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else name[:21] + "…"
+
+
+def learning_curves(results: Results) -> Figure:
+    """Validation R@1 of each trial by epoch."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for record in results.trials:
+        won = record.number == results.winner
+        epochs = [figures["epoch"] for figures in record.epochs]
+        recalls = [figures["recall_at_1"] for figures in record.epochs]
+        label = f"{record.number}: {describe(record.training_recipe())}{' (winner)' if won else ''}"
+        axis.plot(epochs, recalls, marker="o", linewidth=3 if won else 1.5, label=label)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("R@1 on validation classes")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(fontsize=7)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def trials_csv(results: Results) -> str:
+    """One line a trial: what was sampled, and how it ended."""
+    names = sorted({name for record in results.trials for name in record.parameters})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", *names, "epochs", "best_validation_recall_at_1", "ended", "reason"])
+    for record in results.trials:
+        sampled = [record.parameters.get(name, "") for name in names]
+        writer.writerow([record.number, *sampled, len(record.epochs), record.best, record.state, record.reason or ""])
+    return text.getvalue()
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
+tr.best {{ font-weight: 600; background: #eef8f0 }} img {{ max-width: 100% }}
+</style>
+<h1>{title}</h1>
+<p>{summary}</p>
+<p>Protocol <b>{protocol}</b>: {protocol_in_words} The test classes were looked at {evaluations} time(s). Seed {seed}.</p>
+<h2>Test classes</h2>{test}
+<h2>Trials</h2>{trials}
+<img alt="validation R@1 by epoch" src="{curves}">
+<h2>Retrievals</h2>
+<p>Test images and their five nearest, the cosine above each: green, the same class; red, another. The first queries are
+drawn at random, the last from those whose nearest image is of another class.</p>
+<img alt="queries and their nearest images" src="{retrievals}">
+</html>
+"""
+
+
+def page(results: Results, files: dict[str, bytes]) -> str:
+    """One HTML file with its pictures inside, so that it can be sent and opened anywhere."""
+    names = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "r_precision", "map_at_r")
+    test = [[who, *(f"{metrics[name]:.3f}" for name in names)] for who, metrics in results.test.items()]
+    numbers = [record.number for record in results.trials]
+    recall = results.test["winner"]["recall_at_1"]
+    others = "; ".join(f"{who} {m['recall_at_1']:.3f}" for who, m in results.test.items() if who != "winner")
+    return PAGE.format(
+        title=html.escape(results.sweep.rstrip("/").rsplit("/", 1)[-1]),
+        summary=f"Trial {results.winner} won. Retrained on all training classes, it retrieves the right class first for "
+        f"{recall:.1%} of the test images ({html.escape(others)}).",
+        protocol=results.protocol,
+        protocol_in_words=PROTOCOL_IN_WORDS[results.protocol],
+        evaluations=results.test_evaluations,
+        seed=results.seed,
+        test=_table(["", "R@1", "R@2", "R@4", "R@8", "R-precision", "MAP@R"], test, 0),
+        trials=_table(TRIAL_COLUMNS, trial_rows(results.trials), numbers.index(results.winner)),
+        curves=_inline(files["learning_curves.png"]),
+        retrievals=_inline(files["retrievals.png"]),
+    )
+
+
+def _table(head: list[str], rows: list[list[str]], marked: int) -> str:
+    lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
+    for i, row in enumerate(rows):
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr{' class=best' if i == marked else ''}>{cells}</tr>")
+    return "<table>" + "\n".join(lines) + "</table>"
+
+
+def _inline(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

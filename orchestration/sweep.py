@@ -1,0 +1,158 @@
+"""A sweep from its plan to its report: search, retrain the winner, score it once, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from dfml import storage
+from dfml.data.manifest import FILE_NAME, read_manifest
+from dfml.errors import InvalidInput
+from orchestration import layout
+from orchestration.cluster import Share, cluster, share
+from orchestration.console import Console
+from orchestration.interruption import Interruption
+from orchestration.plan import Plan, git_revision, versions
+from orchestration.records import TrialRecord, load_record, load_records
+from orchestration.report import write_report
+from orchestration.results import Results, best_trial, load_results, show
+from orchestration.runs import run
+from orchestration.search import ResumableASHA, searcher
+from orchestration.trial import run_trial, run_winner
+
+
+def run_sweep(plan: Plan, sweep: str, console: Console) -> None:
+    """Run or resume the sweep in the folder `sweep`, and print its results.
+
+    Raises:
+        InvalidInput: the plan can't be run here.
+        Interrupted: the user asked to stop; the same call goes on from there.
+    """
+    resumed = plan.store(sweep)
+    if resumed and (results := load_results(sweep)):
+        console.say(f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one")
+    else:
+        results = _run(plan, sweep, console, resumed)
+    show(results, console)
+    console.say(f"model:  {storage.join(sweep, layout.BEST)}")
+    console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
+
+
+def _run(plan: Plan, sweep: str, console: Console, resumed: bool) -> Results:
+    records = load_records(sweep) if resumed else []
+    if resumed:
+        console.resumed(records)
+    console.say("starting Ray …")
+    interruption = Interruption()
+    with cluster() as where:
+        interruption.install()
+        part = share(plan.workers_per_trial)
+        console.say(where)
+        console.say(
+            f"{plan.trials} trials, {part.concurrent} at a time, each with {part.workers} worker(s) of "
+            f"{part.cpus} CPU core(s){' and a GPU' if part.gpu else ''}; results in {sweep}"
+        )
+        _search(plan, sweep, records, part, console, interruption)
+        winner = best_trial(records)
+        if winner is None:
+            raise InvalidInput(
+                f"no trial of {sweep} came to a validation score, so there is no winner; the reasons stand above: mend them and choose another --name"
+            )
+        epochs = int(winner.epochs[-1]["best_epoch"])
+        if not storage.exists(storage.join(sweep, layout.OUTCOME)):
+            _retrain(plan, sweep, winner, epochs, part, console, interruption)
+    results = _results(plan, sweep, records, winner, epochs)
+    write_report(results)
+    results.save()
+    return results
+
+
+def _job(plan: Plan, sweep: str, epochs: int, part: Share) -> dict[str, Any]:
+    """What all trials of a sweep share; plain values, for they travel through Ray."""
+    return {
+        "sweep": sweep,
+        "data": str(plan.data),
+        "seed": plan.seed,
+        "epochs": epochs,
+        "workers": part.workers,
+        "cpus": part.cpus,
+        "gpu": part.gpu,
+    }
+
+
+def _search(
+    plan: Plan, sweep: str, records: list[TrialRecord], part: Share, console: Console, interruption: Interruption
+) -> None:
+    """Run the trials that haven't ended yet."""
+    left = plan.trials - sum(record.state != "running" for record in records)
+    if left == 0:
+        return
+    recipe = plan.defaults()
+    job = _job(plan, sweep, recipe.epochs, part)
+    run(
+        run_trial,
+        sweep,
+        records,
+        console,
+        interruption,
+        trials=left,
+        concurrent=part.concurrent,
+        search=searcher(plan.space, plan.seed, plan.trials, job, records),
+        scheduler=ResumableASHA(records, recipe.epochs, recipe.warm_epochs),
+    )
+    records.sort(key=lambda record: record.number)
+
+
+def _retrain(
+    plan: Plan,
+    sweep: str,
+    winner: TrialRecord,
+    epochs: int,
+    part: Share,
+    console: Console,
+    interruption: Interruption,
+) -> None:
+    """Train the winner's recipe on all training classes and score it on the test classes."""
+    console.say(
+        f"the winner is trial {winner.number} (validation R@1 {winner.best:.3f}): training it on all training classes "
+        f"for {epochs} epochs, then scoring it once on the test classes"
+    )
+    record = load_record(sweep, layout.WINNER) or TrialRecord(number=-1, parameters={}, recipe=winner.recipe)
+    job = _job(plan, sweep, epochs, part) | {"facts": _facts(plan, winner, epochs)}
+    config = {"number": -1, "recipe": winner.recipe, "job": job}
+    run(run_winner, sweep, [record], console, interruption, trials=1, config=config)
+    if record.state == "failed":
+        raise RuntimeError(f"the winner's retraining failed: {record.reason}")
+
+
+def _facts(plan: Plan, winner: TrialRecord, epochs: int) -> dict[str, Any]:
+    """What the model's `config.json` says of its making."""
+    manifest = read_manifest(plan.data)
+    return {
+        "dataset": plan.dataset,
+        "manifest_sha256": hashlib.sha256((plan.data / FILE_NAME).read_bytes()).hexdigest(),
+        "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
+        "protocol": plan.protocol,
+        "seed": plan.seed,
+        "trial": winner.number,
+        "trials": plan.trials,
+        "epochs": epochs,
+        "validation": {k: v for k, v in winner.epochs[epochs - 1].items() if k.startswith(("recall", "r_", "map"))},
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+
+
+def _results(plan: Plan, sweep: str, records: list[TrialRecord], winner: TrialRecord, epochs: int) -> Results:
+    outcome = json.loads(storage.read(storage.join(sweep, layout.OUTCOME)))
+    return Results(
+        sweep=sweep,
+        data=str(plan.data),
+        protocol=plan.protocol,
+        seed=plan.seed,
+        trials=records,
+        winner=winner.number,
+        winner_epochs=epochs,
+        **outcome,
+    )

@@ -1,0 +1,96 @@
+"""What runs in each Ray Train worker: `dfml`'s train loop, reporting to Ray after every epoch.
+
+torch and dfml are imported inside, so that the driver and the controller processes of a trial, which import this file for
+the functions' names, don't pay for them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray.train
+
+if TYPE_CHECKING:
+    from dfml.data.split import ClassSubset
+    from dfml.train import Training
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """Train on the training classes without the held-out fifth, score every epoch on that fifth (protocol `holdout`).
+
+    Args:
+        config: `recipe`; `data`, the packed data set; `seed`, which decides the split; `epochs`; `cpus`.
+    """
+    import numpy as np
+
+    from dfml.data.shards import ShardedImages
+    from dfml.data.split import holdout_classes, subset_of_classes
+
+    images = ShardedImages(Path(config["data"]), "train")
+    training_classes, validation_classes = holdout_classes(np.unique(images.labels), config["seed"])
+    subsets = (subset_of_classes(images, classes) for classes in (training_classes, validation_classes))
+    training = _training(config, *subsets)
+    for figures in _epochs(training, config["epochs"]):
+        _report(training, figures)
+
+
+def train_winner(config: dict[str, Any]) -> None:
+    """Train the winner's recipe on all training classes, then score it once on the test classes.
+
+    Args:
+        config: as for `train_trial`, with `epochs` the number after which the trial was at its best; `sweep`, the folder
+            where the model and its figures are written; `facts`, what the model's configuration is to say of them.
+    """
+    from dfml.data.shards import ShardedImages
+    from dfml.data.split import subset_of_classes
+    from dfml.distributed import rank
+    from orchestration.final_score import score_on_test, store
+
+    data = Path(config["data"])
+    training = _training(config, subset_of_classes(ShardedImages(data, "train")), None)
+    for figures in _epochs(training, config["epochs"]):
+        _report(training, figures)
+    test = subset_of_classes(ShardedImages(data, "test"))
+    outcome = score_on_test(training, test, config["sweep"])
+    if rank() == 0:
+        store(training.model, outcome, config)
+
+
+def _training(config: dict[str, Any], train: ClassSubset, validation: ClassSubset | None) -> Training:
+    """This rank's training, resumed from the run's last checkpoint where there is one."""
+    import torch
+    from ray.train.torch import get_device
+
+    from dfml.recipe import recipe_from
+    from dfml.train import Training
+
+    device = get_device()
+    # With a GPU the CPU cores decode and augment; without, they compute, and decoding is little beside that.
+    loader_workers = config["cpus"] if device.type == "cuda" else 0
+    torch.set_num_threads(config["cpus"])
+    training = Training(recipe_from(config["recipe"]), train, validation, device, loader_workers)
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as directory:
+            training.load(Path(directory))
+    return training
+
+
+def _epochs(training: Training, last: int) -> Iterator[dict[str, Any]]:
+    """The epochs still to run. A resumed run first says again what its last epoch was, which Tune may have missed."""
+    if training.figures:
+        yield training.figures
+    yield from training.epochs(last)
+
+
+def _report(training: Training, figures: dict[str, Any]) -> None:
+    """Hand an epoch's figures to Ray, with a checkpoint from rank 0. All ranks must call it."""
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = None
+        if ray.train.get_context().get_world_rank() == 0:
+            training.save(Path(directory))
+            checkpoint = ray.train.Checkpoint.from_directory(directory)
+        # Tune adds keys of its own on the way; `figures` says which are ours.
+        ray.train.report({**figures, "figures": list(figures)}, checkpoint=checkpoint)
