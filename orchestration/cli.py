@@ -98,7 +98,9 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         space=read_space(file).fixed(fixed, "the command line"),
     )
     plan.check()
-    return plan, storage.join(storage.absolute(arguments.storage), name)
+    root = storage.absolute(arguments.storage)
+    storage.check_writable(root)
+    return plan, storage.join(root, name)
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -66,29 +66,28 @@ class Plan(BaseModel):
                         f"{', '.join(map(str, allowed))}: change `routers` in the search space or on the command line"
                     )
 
-    def store(self, sweep: str) -> bool:
-        """Write `sweep.json`, or find that this very sweep is there already.
-
-        Returns:
-            Whether it was there, so that the sweep is to be resumed.
+    def is_stored(self, sweep: str) -> bool:
+        """Whether this very sweep was begun in the folder, so that it is to be resumed.
 
         Raises:
-            InvalidInput: the folder can't be written, or holds a sweep of another plan; the difference is named.
+            InvalidInput: the folder holds a sweep of another plan; the first difference is named.
         """
         place = storage.join(sweep, layout.SWEEP)
-        storage.check_writable(sweep)
-        mine = json.loads(self.model_dump_json())
-        if storage.exists(place):
-            stored = json.loads(storage.read(place))["plan"]
-            if differences := _differences(stored, mine):
-                name, (before, now) = next(iter(differences.items()))
-                raise InvalidInput(
-                    f"the sweep {sweep} was begun with {name} = {before!r}, now it is {now!r}: give it again as it was to resume, or choose another --name"
-                )
-            return True
-        content = {"plan": mine, "versions": versions(), "git_revision": git_revision()}
-        storage.write(place, (json.dumps(content, indent=1) + "\n").encode())
-        return False
+        if not storage.exists(place):
+            return False
+        stored = json.loads(storage.read(place))["plan"]
+        if differences := _differences(stored, json.loads(self.model_dump_json())):
+            name, (before, now) = next(iter(differences.items()))
+            raise InvalidInput(
+                f"the sweep {sweep} was begun with {name} = {before!r}, now it is {now!r}: give it again as it was to resume, "
+                "or choose another --name"
+            )
+        return True
+
+    def store(self, sweep: str) -> None:
+        """Write `sweep.json`, with which a sweep begins."""
+        content = {"plan": json.loads(self.model_dump_json()), "versions": versions(), "git_revision": git_revision()}
+        storage.write(storage.join(sweep, layout.SWEEP), (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:

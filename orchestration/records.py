@@ -84,6 +84,6 @@ def describe(recipe: Recipe) -> str:
     schedule = recipe.schedule
     values = {"step": "step", "gamma": "×"}
     inner = ", ".join(
-        f"{values[name] if name == 'gamma' else ''}{value:g}" for name, value in schedule if name in values
+        f"{values[name] if name == 'gamma' else ''}{value:.3g}" for name, value in schedule if name in values
     )
     return f"K={recipe.routers} lr {recipe.lr:.1e} {schedule.kind}{f'({inner})' if inner else ''}"

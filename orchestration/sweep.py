@@ -29,7 +29,7 @@ def run_sweep(plan: Plan, sweep: str, console: Console) -> None:
         InvalidInput: the plan can't be run here.
         Interrupted: the user asked to stop; the same call goes on from there.
     """
-    resumed = plan.store(sweep)
+    resumed = plan.is_stored(sweep)
     if resumed and (results := load_results(sweep)):
         console.say(f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one")
     else:
@@ -48,6 +48,8 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool) -> Results:
     with cluster() as where:
         interruption.install()
         part = share(plan.workers_per_trial)
+        if not resumed:
+            plan.store(sweep)
         console.say(where)
         console.say(
             f"{plan.trials} trials, {part.concurrent} at a time, each with {part.workers} worker(s) of "

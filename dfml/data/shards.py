@@ -55,26 +55,35 @@ def pack(rows: Iterable[ImageRow], root: Path, dataset: str, shard_bytes: int = 
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / FILE_NAME).unlink(missing_ok=True)
-    labels: dict[str, int] = {}
     shards: list[Shard] = []
+    try:
+        manifest = _pack(rows, root, dataset, shard_bytes, shards)
+    except BaseException:
+        for shard in shards:
+            (root / shard.file).unlink(missing_ok=True)
+        raise
+    write_manifest(root, manifest)
+    return manifest
+
+
+def _pack(rows: Iterable[ImageRow], root: Path, dataset: str, shard_bytes: int, shards: list[Shard]) -> Manifest:
+    """Write the shards, each of which is appended to `shards` when it is written."""
+    labels: dict[str, int] = {}
     splits: dict[str, Split] = {}
     for split, rows_of_split in groupby(rows, key=lambda row: row.split):
         if split in splits:
             raise InvalidInput(
                 f"rows of split {split!r} don't follow one another: sort the rows by split before packing"
             )
-        in_split = [
-            _write_shard(root, f"{split}-{number:05d}.parquet", split, part, labels)
-            for number, part in enumerate(_parts(rows_of_split, shard_bytes))
-        ]
-        shards += [shard for shard, _ in in_split]
-        seen = set().union(*(seen for _, seen in in_split))
-        splits[split] = Split(rows=sum(shard.rows for shard, _ in in_split), classes=len(seen))
+        images, seen = 0, set()
+        for number, part in enumerate(_parts(rows_of_split, shard_bytes)):
+            shards.append(_write_shard(root, f"{split}-{number:05d}.parquet", split, part, labels))
+            images += len(part)
+            seen |= {row.class_name for row in part}
+        splits[split] = Split(rows=images, classes=len(seen))
     if not shards:
         raise InvalidInput(f"there are no images to pack into {root}: give at least one")
-    manifest = Manifest(dataset=dataset, splits=splits, classes=tuple(labels), shards=tuple(shards))
-    write_manifest(root, manifest)
-    return manifest
+    return Manifest(dataset=dataset, splits=splits, classes=tuple(labels), shards=tuple(shards))
 
 
 def _parts(rows: Iterable[ImageRow], shard_bytes: int) -> Iterator[list[ImageRow]]:
@@ -90,9 +99,7 @@ def _parts(rows: Iterable[ImageRow], shard_bytes: int) -> Iterator[list[ImageRow
         yield part
 
 
-def _write_shard(
-    root: Path, file: str, split: str, rows: list[ImageRow], labels: dict[str, int]
-) -> tuple[Shard, set[str]]:
+def _write_shard(root: Path, file: str, split: str, rows: list[ImageRow], labels: dict[str, int]) -> Shard:
     for row in rows:
         try:
             decode(row.image)
@@ -110,10 +117,8 @@ def _write_shard(
     pq.write_table(pa.table(columns, schema=SCHEMA), partial, compression={"image": "none", "path": "zstd"})
     partial.rename(root / file)
     content = (root / file).read_bytes()
-    shard = Shard(
-        file=file, split=split, rows=len(rows), bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
-    )
-    return shard, {row.class_name for row in rows}
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Shard(file=file, split=split, rows=len(rows), bytes=len(content), sha256=sha256)
 
 
 def decode(encoded: bytes) -> Image.Image:

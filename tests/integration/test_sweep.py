@@ -1,0 +1,118 @@
+"""One real sweep of two-worker trials: what it leaves, what it says, and whether its numbers are true."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEST_CLASSES, TRAIN_CLASSES, Sweep
+from PIL import Image
+from safetensors.torch import load_file
+
+import dfml
+from dfml.data.shards import ShardedImages
+
+pytestmark = pytest.mark.integration
+
+
+def test_the_folder_holds_what_the_layout_promises(finished: tuple[Sweep, str]) -> None:
+    folder = finished[0].folder
+    assert json.loads((folder / "sweep.json").read_text())["plan"]["trials"] == 3
+    assert sorted(path.name for path in (folder / "trials").iterdir()) == ["000", "001", "002", "winner"]
+    assert {path.name for path in (folder / "best").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert load_file(folder / "best" / "model.safetensors")
+    with Image.open(folder / "report" / "retrievals.png") as picture:
+        assert min(picture.size) > 300
+        assert len(set(picture.convert("RGB").resize((64, 64)).getdata())) > 50  # something is drawn
+
+
+def test_each_trial_keeps_its_best_and_last_checkpoint_only(finished: tuple[Sweep, str]) -> None:
+    for number in range(3):
+        kept = list((finished[0].folder / "trials" / f"{number:03d}").glob("checkpoint_*/"))
+        assert 1 <= len(kept) <= 2
+
+
+def test_the_console_tells_every_epoch_trial_and_score(finished: tuple[Sweep, str]) -> None:
+    folder, printed = finished[0].folder, finished[1]
+    for number in range(3):
+        record = json.loads((folder / "trials" / f"{number:03d}" / "record.json").read_text())
+        for figures in record["epochs"]:
+            line = f"trial {number}  epoch {figures['epoch']:.0f}/3"
+            assert line in printed
+    for name in ("winner", "frozen pretrained backbone", "raw pixels"):
+        assert name in printed
+    assert str(folder / "best") in printed
+
+
+def test_the_score_is_that_of_the_stored_model(finished: tuple[Sweep, str], few_emoji: Path) -> None:
+    """R@1 again, from best/ and the test images alone, by a full similarity matrix in numpy."""
+    best = finished[0].folder / "best"
+    reported = json.loads((best / "config.json").read_text())["test"]["recall_at_1"]
+    images = ShardedImages(few_emoji, "test")
+    model = dfml.load(best)
+    embeddings = model.embed([images.image(row) for row in range(len(images))]).numpy()
+    cosine = embeddings @ embeddings.T
+    np.fill_diagonal(cosine, -np.inf)
+    recall = np.mean(images.labels[cosine.argmax(axis=1)] == images.labels)
+    assert recall == pytest.approx(reported, abs=1e-6)
+
+
+def test_the_test_classes_were_looked_at_once_and_never_trained_on(finished: tuple[Sweep, str]) -> None:
+    folder = finished[0].folder
+    config = json.loads((folder / "best" / "config.json").read_text())
+    assert config["test_evaluations"] == 1
+    assert config["protocol"] == "holdout"
+    trial = next((folder / "trials" / "000").glob("checkpoint_*/model.safetensors"))
+    assert load_file(trial)["metric_loss.proxies"].shape[0] == TRAIN_CLASSES * 4 // 5
+    winner = next((folder / "trials" / "winner").glob("checkpoint_*/model.safetensors"))
+    assert load_file(winner)["metric_loss.proxies"].shape[0] == TRAIN_CLASSES
+    assert config["splits"]["test"]["classes"] == TEST_CLASSES
+
+
+def test_routers_and_proxies_were_trained(finished: tuple[Sweep, str]) -> None:
+    torch.manual_seed(json.loads((finished[0].folder / "best" / "config.json").read_text())["seed"])
+    model = dfml.load(finished[0].folder / "best")
+    from dfml.embedding_model import build_model
+
+    torch.manual_seed(model.recipe.seed)
+    start = build_model(model.recipe).state_dict()
+    routers = [name for name in start if "router" in name]
+    assert routers
+    trained = model.state_dict()
+    assert all(not torch.equal(trained[name], start[name]) for name in routers)
+
+
+def test_the_same_command_again_shows_the_results_without_running(finished: tuple[Sweep, str]) -> None:
+    began = time.monotonic()
+    printed = finished[0].run()
+    assert time.monotonic() - began < 60
+    assert "has ended already" in printed
+    assert finished[1][finished[1].index("Trials (") :].split("model:")[0] in printed
+
+
+def test_the_same_name_with_another_plan_is_refused(finished: tuple[Sweep, str]) -> None:
+    before = (finished[0].folder / "sweep.json").read_bytes()
+    done = subprocess.run([*finished[0].command, "--set", "alpha=16"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "alpha" in done.stderr
+    assert "--name" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (finished[0].folder / "sweep.json").read_bytes() == before
+
+
+def test_more_workers_than_the_cluster_has_is_said_and_leaves_nothing(few_emoji: Path, tmp_path: Path) -> None:
+    from conftest import sweep_of
+
+    sweep = sweep_of(few_emoji, tmp_path, "sweep")
+    command = [*sweep.command, "--workers-per-trial", "512"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "512" in done.stderr
+    assert "CPU cores" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not sweep.folder.exists()
