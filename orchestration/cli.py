@@ -30,10 +30,14 @@ def parser() -> argparse.ArgumentParser:
         prog="run_sweep.py",
         description="Search, train and keep the best factorized retrieval model of a data set. Without arguments: the demo, "
         "on the emoji that ship with the project. The same command again resumes a sweep that was interrupted.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
-    add("--dataset", default="emoji", metavar="NAME", help=f"data set: {', '.join(DATASETS)}, or your own with --data")
+    add(
+        "--dataset",
+        default="emoji",
+        metavar="NAME",
+        help=f"data set: {', '.join(DATASETS)}, or your own with --data (default: %(default)s)",
+    )
     add("--data", metavar="DIR", help="folder of the packed data set (default: where NAME is known to be)")
     add("--search-space", type=Path, metavar="FILE", help="YAML file (default: search_spaces/<dataset>.yaml)")
     add(
@@ -43,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="fix a value of the recipe, e.g. lr=3e-4; repeatable",
     )
-    add("--trials", type=_count, default=6, metavar="N", help="configurations to try")
+    add("--trials", type=_count, default=6, metavar="N", help="configurations to try (default: %(default)s)")
     add(
         "--max-epochs",
         type=_count,
@@ -57,9 +61,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="W",
         help="DDP workers: one CPU core, or GPU, each at least",
     )
-    add("--storage", default="sweeps", metavar="DIR-or-S3", help="where sweeps are kept: a folder or an s3:// URI")
+    add(
+        "--storage",
+        default="sweeps",
+        metavar="DIR-or-S3",
+        help="where sweeps are kept: a folder or an s3:// URI (default: %(default)s)",
+    )
     add("--name", metavar="NAME", help="name of the sweep, a folder in the storage (default: the data set's name)")
-    add("--seed", type=int, default=0, metavar="S", help="decides sampled configurations, split and training")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="decides sampled configurations, split and training (default: %(default)s)",
+    )
     return made
 
 

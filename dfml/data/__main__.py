@@ -14,19 +14,23 @@ from dfml.errors import InvalidInput
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dfml.data", formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=__doc__
-    )
-    command = parser.add_subparsers(required=True).add_parser(
-        "pack", formatter_class=argparse.ArgumentDefaultsHelpFormatter, help="pack a folder with one subfolder a class"
-    )
+    parser = argparse.ArgumentParser(prog="python -m dfml.data", description=__doc__)
+    command = parser.add_subparsers(required=True).add_parser("pack", help="pack a folder with one subfolder a class")
     command.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder with one subfolder a class")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where shards and manifest.json go")
-    command.add_argument("--dataset", default="mine", metavar="NAME", help="name of the data set")
     command.add_argument(
-        "--test-share", type=float, default=0.5, metavar="F", help="share of classes kept for test, 0 to 1"
+        "--dataset", default="mine", metavar="NAME", help="name of the data set (default: %(default)s)"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="decides which classes are for test")
+    command.add_argument(
+        "--test-share",
+        type=float,
+        default=0.5,
+        metavar="F",
+        help="share of classes kept for test, 0 to 1 (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="decides which classes are for test (default: %(default)s)"
+    )
     arguments = parser.parse_args(argv)
     try:
         rows = read_folder(arguments.root, arguments.test_share, arguments.seed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Sweep, sweep_of
+from small_sweep import Sweep, sweep_of
 
 pytestmark = pytest.mark.integration
 

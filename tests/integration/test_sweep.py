@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TEST_CLASSES, TRAIN_CLASSES, Sweep
 from PIL import Image
 from safetensors.torch import load_file
+from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep
 
 import dfml
 from dfml.data.shards import ShardedImages
@@ -106,7 +106,7 @@ def test_the_same_name_with_another_plan_is_refused(finished: tuple[Sweep, str])
 
 
 def test_more_workers_than_the_cluster_has_is_said_and_leaves_nothing(few_emoji: Path, tmp_path: Path) -> None:
-    from conftest import sweep_of
+    from small_sweep import sweep_of
 
     sweep = sweep_of(few_emoji, tmp_path, "sweep")
     command = [*sweep.command, "--workers-per-trial", "512"]

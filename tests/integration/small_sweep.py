@@ -1,0 +1,60 @@
+"""A small data set cut from the emoji, and `run_sweep.py` as a user starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfml.data.datasets import DATASETS, REPOSITORY
+from dfml.data.shards import ImageRow, ShardedImages
+
+TRAIN_CLASSES, TEST_CLASSES = 40, 16
+
+
+def first_classes(split: str, count: int, name: str) -> list[ImageRow]:
+    images = ShardedImages(DATASETS["emoji"], split)
+    kept = sorted(set(images.labels.tolist()))[:count]
+    return [
+        ImageRow(images._images[i].as_py(), images.class_names[label], images.paths[i], name)
+        for i, label in enumerate(images.labels.tolist())
+        if label in kept
+    ]
+
+
+@dataclass
+class Sweep:
+    """A sweep's command and its folder."""
+
+    arguments: list[str]
+    storage: Path | str
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.storage) / self.name
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, str(REPOSITORY / "run_sweep.py"), *self.arguments]
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start it in a process group of its own: a test can then send Ctrl-C to all of it, as a terminal does."""
+        return subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def run(self, timeout: float = 600) -> str:
+        """Run to the end; returns what was printed."""
+        done = subprocess.run(self.command, capture_output=True, text=True, timeout=timeout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+def sweep_of(data: Path, storage: Path | str, name: str, trials: int = 3) -> Sweep:
+    """Two DDP workers, three epochs of a few steps each."""
+    arguments = (
+        f"--dataset emoji --data {data} --storage {storage} --name {name} --trials {trials} --max-epochs 3 --seed 5"
+    )
+    return Sweep([*arguments.split(), "--set", "batch_size=16", "--set", "test_size=64"], storage, name)

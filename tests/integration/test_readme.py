@@ -1,0 +1,68 @@
+"""The README's commands as they stand, by a newcomer with images of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_sweep import Sweep
+
+from dfml.data.datasets import DATASETS, REPOSITORY
+from dfml.data.shards import ShardedImages
+
+pytestmark = pytest.mark.integration
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", README.split(f"## {title}\n")[1], flags=re.M)[0]
+
+
+def commands(title: str) -> list[str]:
+    return re.findall(r"^    (\S.*)$", section(title), flags=re.M)
+
+
+def test_the_quick_starts_commands_are_targets_of_the_makefile() -> None:
+    targets = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    found = [command.split() for command in commands("Quick start") if command.startswith("make")]
+    assert [words[1] for words in found] == ["demo", "test"]
+    for words in found:
+        assert f"\n{words[1]}: " in targets
+
+
+def test_five_lines_embed_an_image(finished: tuple[Sweep, str], tmp_path: Path) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", section("Use the model"), flags=re.S)
+    assert len([line for line in snippet.splitlines() if line]) <= 5
+    Image.new("RGB", (80, 50), "teal").save(tmp_path / "image.png")
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "emoji").symlink_to(finished[0].folder)
+    check = "print(tuple(embedding.shape), round(float(embedding.norm()), 4))"
+    done = subprocess.run(
+        [sys.executable, "-c", snippet + check], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "(1, 1280) 1.0"
+
+
+def test_own_images_become_a_model(tmp_path: Path) -> None:
+    """Folders of PNG and JPEG files, to shards, to a sweep, with exactly the commands of the README."""
+    images = ShardedImages(DATASETS["emoji"], "train")
+    for row in range(240):
+        folder = tmp_path / "my_images" / images.class_names[images.labels[row]]
+        folder.mkdir(parents=True, exist_ok=True)
+        images.image(row).save(folder / f"{row}.{'png' if row % 2 else 'jpg'}")
+    for name in ("run_sweep.py", "search_spaces"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in commands("Your own images"):
+        done = subprocess.run(
+            command.split(), cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "sweeps" / "mine" / "best" / "model.safetensors").is_file()
+    assert "Test classes" in done.stdout

@@ -1,0 +1,105 @@
+"""Bad input to `run_sweep.py`: one sentence, exit code 2, nothing started, nothing written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dfml.data.datasets import REPOSITORY
+from orchestration.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:
+    """The sentence that the command ends with; it must not have written anything but the storage's own folder."""
+    assert main(["--storage", str(storage), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert not storage.exists() or list(storage.iterdir()) == []
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "pets"], ["'pets'", "emoji", "--data"]),
+        (["--set", "routers=3"], ["'routers'", "command line", "search space"]),
+        (["--set", "lr=1e-3"], ["'lr'", "1e-3", "command line", "search space"]),
+        (["--set", "colour=1"], ["'colour'", "backbone"]),
+        (["--set", "alpha"], ["alpha", "NAME=VALUE"]),
+        (["--set", "alpha=-1"], ["alpha", "-1", "greater than 0"]),
+        (["--set", "backbone=resnet1000"], ["resnet1000"]),
+        (["--set", "backbone=resnet18"], ["ResNet", "VisionTransformer"]),
+        (["--max-epochs", "1"], ["warm_epochs 1", "1 epochs"]),
+        (["--max-epochs", "0"], ["--max-epochs", "0", "1 or more"]),
+        (["--trials", "many"], ["--trials", "many"]),
+        (["--trails", "3"], ["--trails", "--help"]),
+        (["--name", "a/b"], ["a/b"]),
+        (["--data", "/nowhere"], ["/nowhere", "manifest.json"]),
+        (["--search-space", "/nowhere.yaml"], ["/nowhere.yaml", "search_spaces/emoji.yaml"]),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(
+    arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sentence = refused(capsys, tmp_path / "storage", *arguments)
+    for part in said:
+        assert part in sentence
+
+
+def test_a_router_count_that_does_not_divide_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "recipe: {backbone: tf_efficientnet_lite0, epochs: 4, warm_epochs: 1}\nsearch: {routers: {choice: [3, 5]}}\n"
+    )
+    sentence = refused(capsys, tmp_path / "storage", "--search-space", str(space))
+    assert "router count 5" in sentence
+    assert "1, 2, 3, 4, 6" in sentence
+
+
+def test_an_unknown_name_in_a_search_space_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("search: {learning_rate: {low: 1.0e-4, high: 1.0e-3}}\n")
+    sentence = refused(capsys, tmp_path / "storage", "--search-space", str(space))
+    assert str(space) in sentence
+    assert "'learning_rate'" in sentence
+    assert " lr," in sentence
+
+
+def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A file where the folder should be: refused for every user, root included."""
+    (tmp_path / "file").write_text("")
+    assert main(["--storage", str(tmp_path / "file" / "sweeps")]) == 2
+    sentence = capsys.readouterr().err
+    assert str(tmp_path / "file" / "sweeps") in sentence
+    assert "s3://" in sentence
+    assert sentence.count("\n") == 1
+
+
+def test_a_storage_of_an_unknown_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--storage", "ftp://host/sweeps"]) == 2
+    assert "s3://" in capsys.readouterr().err
+
+
+def test_the_command_itself_leaves_with_code_2_and_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "run_sweep.py"), "--dataset", "pets"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_argument_and_its_default() -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "run_sweep.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    for argument in ("--dataset", "--trials", "--max-epochs", "--workers-per-trial", "--storage", "--name", "--seed"):
+        assert argument in done.stdout
+    assert "None" not in done.stdout
