@@ -56,7 +56,7 @@ class Console:
         best = f", best validation R@1 {record.best:.3f}" if record.best is not None else ""
         left = self._trials - self._ended_before - self._ended_here
         seconds = (time.monotonic() - self._started) / self._ended_here * left
-        more = f"; {left} trials left, about {_duration(seconds)}" if record.number >= 0 and left > 0 else ""
+        more = f"; {left} more to run, about {_duration(seconds)}" if record.number >= 0 and left > 0 else ""
         self.say(f"{_title(record)}  {how[record.state]}{best}{more}")
 
     def table(self, title: str, columns: list[str], rows: list[list[Any]], marked: int | None = None) -> None:

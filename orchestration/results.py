@@ -49,8 +49,8 @@ def load_results(sweep: str) -> Results | None:
 
 
 def best_trial(records: list[TrialRecord]) -> TrialRecord | None:
-    """The trial with the highest validation score; the earlier of equals."""
-    scored = [record for record in records if record.best is not None]
+    """The trial with the highest validation score, the earlier of equals; None if all failed."""
+    scored = [record for record in records if record.best is not None and record.state != "failed"]
     return max(scored, key=lambda record: (record.best or 0.0, -record.number)) if scored else None
 
 

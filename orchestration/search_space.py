@@ -28,6 +28,8 @@ from dfml.schedule import SCHEDULES
 if TYPE_CHECKING:
     import optuna
 
+NOT_SEARCHED = {"epochs": "ASHA decides how long a trial runs", "seed": "trials would differ by luck"}
+
 Scalar = bool | int | float | str
 
 
@@ -139,6 +141,9 @@ class SearchSpace(_Model):
                 raise ValueError(
                     f"unknown name {name!r}: a recipe has {', '.join(Recipe.model_fields)}; use one of these"
                 )
+        for name, reason in NOT_SEARCHED.items():
+            if name in self.search:
+                raise ValueError(f"{name!r} can't be searched ({reason}): fix it under recipe")
         if both := sorted(set(self.search) & set(self.recipe)):
             raise ValueError(f"{both[0]!r} is both fixed under recipe and searched: keep one of the two")
         for name, domain in self.search.items():

@@ -101,7 +101,9 @@ def _search(
         trials=left,
         concurrent=part.concurrent,
         search=searcher(plan.space, plan.seed, plan.trials, job, records),
-        scheduler=ResumableASHA(records, recipe.epochs, recipe.warm_epochs),
+        scheduler=ResumableASHA(
+            records, recipe.epochs, max([recipe.warm_epochs, *plan.space.values_of("warm_epochs")])
+        ),
     )
     records.sort(key=lambda record: record.number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_the_folder_holds_what_the_layout_promises(finished: tuple[Sweep, str]) 
     assert load_file(folder / "best" / "model.safetensors")
     with Image.open(folder / "report" / "retrievals.png") as picture:
         assert min(picture.size) > 300
-        assert len(set(picture.convert("RGB").resize((64, 64)).getdata())) > 50  # something is drawn
+        assert len(picture.convert("RGB").getcolors(2**20) or []) > 1000  # drawings, not an empty frame
 
 
 def test_each_trial_keeps_its_best_and_last_checkpoint_only(finished: tuple[Sweep, str]) -> None:
@@ -92,7 +93,9 @@ def test_the_same_command_again_shows_the_results_without_running(finished: tupl
     printed = finished[0].run()
     assert time.monotonic() - began < 60
     assert "has ended already" in printed
-    assert finished[1][finished[1].index("Trials (") :].split("model:")[0] in printed
+    tables = re.search(r"Trials \(.*raw pixels.*?$", finished[1], flags=re.S | re.M)
+    assert tables is not None
+    assert tables[0] in printed
 
 
 def test_the_same_name_with_another_plan_is_refused(finished: tuple[Sweep, str]) -> None:

@@ -69,6 +69,7 @@ def test_a_schedules_values_are_sampled_only_for_the_kind_chosen() -> None:
         ({"search": {"schedule": {"choice": {"cosine": {"gamma": {"low": 0.1, "high": 0.2}}}}}}, ["cosine", "'gamma'"]),
         ({"search": {"schedule": {"choice": {"step": {"gamma": {"low": 0.1, "high": 2}}}}}}, ["gamma", "2"]),
         ({"search": {"schedule": {"choice": ["step", "cosine"]}}}, ["schedule"]),
+        ({"recipe": {}, "search": {"epochs": {"low": 2, "high": 9}}}, ["'epochs'", "ASHA"]),
         ({"search": {}}, ["nothing is searched"]),
         ({"recipe": {"lr": 1e-3}}, ["'lr'", "fixed", "searched"]),
         ({"first": [{"alpha": 16}]}, ["'alpha'", "isn't searched"]),
