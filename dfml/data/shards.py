@@ -160,6 +160,11 @@ class ShardedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def encoded(self, row: int) -> bytes:
+        """The image of a row as it was packed: PNG, JPEG, WebP, …"""
+        image: bytes = self._images[row].as_py()
+        return image
+
     def image(self, row: int) -> Image.Image:
         """The decoded RGB image of a row."""
-        return decode(self._images[row].as_py())
+        return decode(self.encoded(row))

@@ -17,7 +17,7 @@ def first_classes(split: str, count: int, name: str) -> list[ImageRow]:
     images = ShardedImages(DATASETS["emoji"], split)
     kept = sorted(set(images.labels.tolist()))[:count]
     return [
-        ImageRow(images._images[i].as_py(), images.class_names[label], images.paths[i], name)
+        ImageRow(images.encoded(i), images.class_names[label], images.paths[i], name)
         for i, label in enumerate(images.labels.tolist())
         if label in kept
     ]

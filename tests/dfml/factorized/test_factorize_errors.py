@@ -1,0 +1,64 @@
+"""What `factorize` refuses, and that it says how to mend it."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from backbones import vit
+from timm.models.vision_transformer import ResPostBlock
+from torch import nn
+
+from dfml import factorize
+from dfml.errors import InvalidInput
+
+
+def test_router_count_that_does_not_divide_names_those_that_do() -> None:
+    with pytest.raises(InvalidInput, match=r"router count 5 .*12 heads.*: 1, 2, 3, 4, 6, 12$"):
+        factorize(vit(), 5)
+
+
+def test_router_count_that_does_not_divide_an_efficientnet_names_those_that_do() -> None:
+    with pytest.raises(InvalidInput, match=r"router count 5 .*96 expanded channels.*: 1, 2, 3, 4, 6"):
+        factorize(timm.create_model("tf_efficientnet_lite0"), 5)
+
+
+@pytest.mark.parametrize("routers", [0, -1])
+def test_router_count_below_1_is_refused(routers: int) -> None:
+    with pytest.raises(InvalidInput, match=r"1, 2, 3, 4, 6, 12$"):
+        factorize(vit(), routers)
+
+
+@pytest.mark.parametrize("model", [timm.create_model("resnet18"), nn.Linear(2, 2)])
+def test_unknown_family_names_those_known(model: nn.Module) -> None:
+    with pytest.raises(InvalidInput, match=f"{type(model).__name__} can't be .*VisionTransformer, EfficientNet"):
+        factorize(model, 2)
+
+
+def test_squeeze_and_excitation_is_refused_with_a_way_out() -> None:
+    with pytest.raises(InvalidInput, match=r"squeeze-and-excitation.*tf_efficientnet_lite0"):
+        factorize(timm.create_model("efficientnet_b0"), 2)
+
+
+def test_vit_of_another_kind_of_block_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"block 0 is a ResPostBlock.*plain Block"):
+        factorize(vit(block_fn=ResPostBlock), 2)
+
+
+@pytest.mark.parametrize(
+    "rates", [{"drop_path_rate": 0.1}, {"proj_drop_rate": 0.1}, {"attn_drop_rate": 0.1}, {"drop_rate": 0.1}]
+)
+def test_vit_with_dropout_is_refused(rates: dict[str, float]) -> None:
+    with pytest.raises(InvalidInput, match="drop rates of 0"):
+        factorize(vit(num_classes=3, **rates), 2)
+
+
+@pytest.mark.parametrize("rates", [{"drop_path_rate": 0.1}, {"drop_rate": 0.2}])
+def test_efficientnet_with_dropout_is_refused(rates: dict[str, float]) -> None:
+    with pytest.raises(InvalidInput, match="drop rates of 0"):
+        factorize(timm.create_model("tf_efficientnet_lite0", num_classes=0, **rates), 2)
+
+
+def test_vit_of_any_image_size_factorizes() -> None:
+    images = torch.randn(1, 3, 64, 64)
+    assert factorize(vit(img_size=64), 2)(images).shape == (1, 48)

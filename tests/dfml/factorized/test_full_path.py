@@ -1,0 +1,119 @@
+"""The full path is timm's own model, whatever the router count."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import timm
+import torch
+from backbones import BACKBONES, vit
+
+from dfml import factorize
+from dfml.factorized import allowed_routers
+from dfml.pretrained import create_backbone
+
+CASES = [
+    (name, routers)
+    for name, build in BACKBONES.items()
+    for routers in (1, 2, 3, 4, 6)
+    if name != "DeiT, distilled" or routers in (1, 3)
+]
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("name", "routers"), CASES)
+@torch.inference_mode()
+def test_full_path_is_the_timm_model(name: str, routers: int, images: torch.Tensor) -> None:
+    model = BACKBONES[name]()
+    torch.testing.assert_close(factorize(model, routers).eval()(images, "full"), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.inference_mode()
+def test_both_paths_in_one_pass_are_the_two_passes(name: str, images: torch.Tensor) -> None:
+    backbone = factorize(BACKBONES[name](), 3).eval()
+    both = backbone(images, "both")
+    torch.testing.assert_close(both.full, backbone(images, "full"), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both.routed, backbone(images, "routed"), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(both.full, both.routed, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.inference_mode()
+def test_with_one_router_both_paths_are_the_same_and_the_distance_is_0(name: str, images: torch.Tensor) -> None:
+    both = factorize(BACKBONES[name](), 1).eval()(images, "both")
+    torch.testing.assert_close(both.routed, both.full, rtol=1e-4, atol=1e-4)
+    assert float(both.distance) < 1e-2
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_factorize_leaves_the_given_model_as_it_was(name: str, images: torch.Tensor) -> None:
+    model = BACKBONES[name]()
+    state, before = deepcopy(model.state_dict()), model(images).detach()
+    backbone = factorize(model, 3)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.zero_()
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model(images), before)
+
+
+@torch.inference_mode()
+def test_pretrained_efficientnet_factorizes_exactly() -> None:
+    model = create_backbone("tf_efficientnet_lite0", "pretrained", 64).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    backbone = factorize(model, 3).eval()
+    torch.testing.assert_close(backbone(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_batch_norms_keep_their_statistics_in_training(images: torch.Tensor) -> None:
+    backbone = factorize(BACKBONES["EfficientNet-Lite0"](), 2).train()
+    buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    backbone(images, "both")
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in backbone.named_buffers())
+
+
+@torch.inference_mode()
+def test_full_path_in_training_mode_is_still_the_timm_model(images: torch.Tensor) -> None:
+    model = BACKBONES["EfficientNet-Lite0"]()
+    torch.testing.assert_close(factorize(model, 2).train()(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_sub_blocks_start_with_equal_parts_of_the_bias() -> None:
+    model = vit()
+    backbone = factorize(model, 4)
+    for block, factorized in zip(model.blocks, backbone.blocks, strict=True):
+        torch.testing.assert_close(factorized.attn_sum.bias, (block.attn.proj.bias / 4).expand(4, -1))
+        torch.testing.assert_close(factorized.mlp_sum.bias, (block.mlp.fc2.bias / 4).expand(4, -1))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_parameter_has_a_gradient_from_both_paths(name: str, images: torch.Tensor) -> None:
+    """DistributedDataParallel waits for all of them."""
+    backbone = factorize(BACKBONES[name](), 3)
+    both = backbone(images, "both")
+    (both.full.square().sum() + both.routed.square().sum() + both.distance).backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
+def test_num_features_is_the_width_of_the_features(images: torch.Tensor) -> None:
+    for build in BACKBONES.values():
+        backbone = factorize(build(), 1)
+        assert backbone(images).shape == (3, backbone.num_features)
+
+
+def test_allowed_routers_divide_heads_and_hidden_units() -> None:
+    assert allowed_routers(vit(num_heads=6, embed_dim=48)) == [1, 2, 3, 6]
+
+
+def test_allowed_routers_divide_the_expanded_channels_of_every_block() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    widths = [block.conv_pwl.in_channels for stage in list(model.blocks)[1:] for block in stage]
+    assert allowed_routers(model) == [k for k in range(1, 97) if all(width % k == 0 for width in widths)]
