@@ -63,9 +63,9 @@ def _count_evaluation(sweep: str) -> int:
 def _retrievals(embeddings: torch.Tensor, test: ClassSubset, seed: int) -> list[dict[str, Any]]:
     """Queries drawn at random from all, then from those whose nearest image is of another class."""
     targets = torch.from_numpy(test.targets)
-    indices, cosines = nearest(embeddings, NEIGHBOURS)
+    indices, cosines = nearest(embeddings, min(NEIGHBOURS, len(targets) - 1))
     indices, cosines = indices.cpu(), cosines.cpu()
-    right = targets[indices] == targets[:, None]  # (n, 5)
+    right = targets[indices] == targets[:, None]  # (n, NEIGHBOURS)
     rng = np.random.default_rng(seed)
     failed = torch.nonzero(~right[:, 0]).flatten().numpy()
     drawn = [(int(i), "random") for i in rng.permutation(len(targets))[:RANDOM_QUERIES]]

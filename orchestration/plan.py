@@ -9,11 +9,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dfml import storage
 from dfml.data.datasets import REPOSITORY
 from dfml.data.manifest import read_manifest
+from dfml.data.order import epoch_batches
+from dfml.data.shards import read_labels
+from dfml.data.split import holdout_classes
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
 from orchestration import layout
@@ -44,12 +48,27 @@ class Plan(BaseModel):
         """Everything that can be known to fail before a cluster is started.
 
         Raises:
-            InvalidInput: the data set has no training or test split, or a router count doesn't fit the backbone.
+            InvalidInput: the data set has no training or test split or can't fill a batch, or a router count doesn't fit the
+            backbone.
         """
         manifest = read_manifest(self.data)
         for split in ("train", "test"):
             manifest.shards_of(split)
+        self._check_batches()
         self._check_routers()
+
+    def _check_batches(self) -> None:
+        """See that every batch shape can be filled from the classes that trials train on."""
+        labels = read_labels(self.data, "train")
+        training, _ = holdout_classes(np.unique(labels), self.seed)
+        targets = np.searchsorted(training, labels[np.isin(labels, training)])
+        defaults = self.defaults()
+        for batch_size in self.space.values_of("batch_size") or [defaults.batch_size]:
+            for images_per_class in self.space.values_of("images_per_class") or [defaults.images_per_class]:
+                recipe = recipe_from(
+                    {**self.space.recipe, "batch_size": batch_size, "images_per_class": images_per_class}
+                )
+                epoch_batches(targets, recipe.batch_size, recipe.images_per_class, self.seed, epoch=1)
 
     def _check_routers(self) -> None:
         from dfml.factorized import allowed_routers  # imports torch: only once the cheap checks have passed

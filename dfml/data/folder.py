@@ -22,7 +22,7 @@ def read_folder(root: Path, test_share: float = 0.5, seed: int = 0) -> Iterator[
         seed: decides which.
 
     Raises:
-        InvalidInput: there are too few classes, or a class has no image.
+        InvalidInput: there are too few classes, or a class has fewer than two images.
     """
     if not root.is_dir():
         raise InvalidInput(f"{root} is not a folder: give one that holds a folder of images for each class")
@@ -39,7 +39,10 @@ def read_folder(root: Path, test_share: float = 0.5, seed: int = 0) -> Iterator[
     for split, names in (("test", sorted(shuffled[:testing])), ("train", sorted(shuffled[testing:]))):
         for name in names:
             files = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in endings)
-            if not files:
-                raise InvalidInput(f"class folder {root / name} has no image: add images or remove the folder")
+            if len(files) < 2:
+                raise InvalidInput(
+                    f"class folder {root / name} has {len(files)} image(s), and one is found by another of its class: "
+                    "give it two or more, or remove it"
+                )
             for file in files:
                 yield ImageRow(file.read_bytes(), str(name), file.relative_to(root).as_posix(), split)

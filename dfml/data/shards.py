@@ -121,6 +121,13 @@ def _write_shard(root: Path, file: str, split: str, rows: list[ImageRow], labels
     return Shard(file=file, split=split, rows=len(rows), bytes=len(content), sha256=sha256)
 
 
+def read_labels(root: Path, split: str) -> np.ndarray:
+    """The class of each row of a split, int64, without reading the images."""
+    shards = read_manifest(root).shards_of(split)
+    labels = [pq.read_table(root / shard.file, columns=["label"])["label"].to_numpy() for shard in shards]
+    return np.concatenate(labels).astype(np.int64)
+
+
 def decode(encoded: bytes) -> Image.Image:
     """Decode an image of any mode PIL opens to RGB; what is transparent becomes white."""
     with Image.open(io.BytesIO(encoded)) as image:
