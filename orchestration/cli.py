@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="fix a value of the recipe, e.g. lr=3e-4; repeatable",
     )
-    add("--trials", type=_count, default=5, metavar="N", help="configurations to try (default: %(default)s)")
+    add("--trials", type=_count, default=4, metavar="N", help="configurations to try (default: %(default)s)")
     add(
         "--max-epochs",
         type=_count,

@@ -15,5 +15,9 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+if "RAY_ADDRESS" not in os.environ:
+    # On one machine nothing is preempted; the watcher would be one more process for each trial to start.
+    SETTINGS["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+
 for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)

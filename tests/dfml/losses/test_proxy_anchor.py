@@ -23,9 +23,10 @@ def reference(loss: ProxyAnchor) -> ProxyAnchorLoss:
 
 
 def batch(labels: list[int]) -> tuple[Tensor, Tensor]:
+    """Features, not normalised, and labels."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = F.normalize(torch.randn(len(labels), WIDTH, generator=generator, dtype=torch.float64), dim=1)
-    return embeddings.requires_grad_(), torch.tensor(labels)
+    features = torch.randn(len(labels), WIDTH, generator=generator, dtype=torch.float64)
+    return features.requires_grad_(), torch.tensor(labels)
 
 
 @pytest.mark.parametrize(("alpha", "margin"), [(32.0, 0.1), (16.0, 0.0), (64.0, 0.3)])
@@ -38,12 +39,12 @@ def test_value_and_gradients_are_those_of_pytorch_metric_learning(
     torch.manual_seed(1)
     loss = ProxyAnchor(CLASSES, WIDTH, alpha, margin).double()
     truth = reference(loss)
-    embeddings, targets = batch(labels)
-    given, expected = loss(embeddings, targets), truth(embeddings, targets)
+    features, targets = batch(labels)
+    given, expected = loss(F.normalize(features, dim=1), targets), truth(features, targets)
     torch.testing.assert_close(given, expected, rtol=1e-10, atol=0.0)
     torch.testing.assert_close(
-        torch.autograd.grad(given, [embeddings, loss.proxies]),
-        torch.autograd.grad(expected, [embeddings, truth.proxies]),
+        torch.autograd.grad(given, [features, loss.proxies]),
+        torch.autograd.grad(expected, [features, truth.proxies]),
         rtol=1e-8,
         atol=1e-12,
     )
@@ -63,14 +64,17 @@ def test_finite_where_all_images_lie_on_or_opposite_a_proxy(sign: float) -> None
     assert torch.isfinite(loss.proxies.grad).all()
 
 
-def test_proxy_of_an_absent_class_is_pushed_but_not_pulled() -> None:
+def test_a_step_pulls_the_proxy_of_the_image_and_pushes_those_of_absent_classes() -> None:
     torch.manual_seed(1)
     loss = ProxyAnchor(3, WIDTH).double()
-    embeddings, targets = batch([0, 1])
-    loss(embeddings, targets).backward()
-    step = F.normalize(loss.proxies - 1e-3 * loss.proxies.grad, dim=1)[2]
-    before = F.normalize(loss.proxies, dim=1)[2]
-    assert float((embeddings @ (step - before)).max()) < 0
+    features, targets = batch([0])
+    embedding = F.normalize(features.detach(), dim=1)
+    loss(embedding, targets).backward()
+    before = F.normalize(loss.proxies.detach(), dim=1)
+    after = F.normalize(loss.proxies.detach() - 1e-4 * loss.proxies.grad, dim=1)
+    nearer = (embedding @ (after - before).T)[0]
+    assert nearer[0] > 0
+    assert (nearer[1:] < 0).all()
 
 
 def test_recipe_gives_alpha_and_margin() -> None:
