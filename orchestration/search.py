@@ -24,15 +24,14 @@ class TPEByNumber(BaseSampler):
     interrupted in between.
     """
 
-    def __init__(self, seed: int, startup_trials: int) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._startup_trials = startup_trials
         self._sampler = self._of(0)
 
     def _of(self, number: int) -> TPESampler:
         # Optuna wants one integer below 2³²; large odd steps keep neighbouring seeds and trials apart.
         mixed = (self._seed * 0x9E3779B1 + number * 0x85EBCA77) % 2**32
-        return TPESampler(seed=mixed, n_startup_trials=self._startup_trials)
+        return TPESampler(seed=mixed)  # after ten trials at random, Optuna's default
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         self._sampler = self._of(trial.number)
@@ -65,13 +64,10 @@ class Sampling:
         return {"number": number, "parameters": dict(trial.params), "recipe": recipe_values, "job": self._job}
 
 
-def searcher(
-    space: SearchSpace, seed: int, trials: int, job: dict[str, Any], records: list[TrialRecord]
-) -> OptunaSearch:
+def searcher(space: SearchSpace, seed: int, job: dict[str, Any], records: list[TrialRecord]) -> OptunaSearch:
     """Optuna's study with the finished trials told, the cut ones first in the queue, then the space's `first`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Half of a small sweep samples at random before TPE trusts its model; ten do in a large one (Optuna's default).
-    sampler = TPEByNumber(seed, startup_trials=min(10, max(1, trials // 2)))
+    sampler = TPEByNumber(seed)
     memory = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=memory, study_name=STUDY, sampler=sampler, direction="maximize")
     for record in records:

@@ -100,7 +100,7 @@ def _search(
         interruption,
         trials=left,
         concurrent=part.concurrent,
-        search=searcher(plan.space, plan.seed, plan.trials, job, records),
+        search=searcher(plan.space, plan.seed, job, records),
         scheduler=ResumableASHA(
             records, recipe.epochs, max([recipe.warm_epochs, *plan.space.values_of("warm_epochs")])
         ),
