@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -70,10 +71,16 @@ def load(where: str | Path) -> EmbeddingModel:
         try:
             config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
             recipe = recipe_from(config["recipe"])
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"{where}/{CONFIG} is not the description of a DFML model: name the best/ folder of a sweep"
             ) from error
         model = build_model(recipe, load_weights=False)
-        model.load_state_dict(load_file(directory / WEIGHTS))
+        try:
+            model.load_state_dict(load_file(directory / WEIGHTS))
+        except (SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes differ
+            reason = " ".join(str(error).split())[:200]
+            raise InvalidInput(
+                f"{where}/{WEIGHTS} is damaged or isn't of the model that {CONFIG} describes ({reason}): copy it again"
+            ) from error
     return model.eval()

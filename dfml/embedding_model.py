@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfml.data.shards import to_rgb
 from dfml.data.transforms import Normalisation, evaluation_transform
 from dfml.errors import InvalidInput
 from dfml.factorized import BothPaths, FactorizedBackbone, Path, factorize
@@ -51,7 +52,7 @@ class EmbeddingModel(nn.Module):
     def embed(self, images: Sequence[Image.Image], path: Path = "full") -> Tensor:
         """Embed PIL images of any size and mode: (len(images), D), L2-normalised, float32 on the CPU."""
         transform = evaluation_transform(self.recipe, self.normalisation)
-        batch = torch.stack([transform(image.convert("RGB")) for image in images])
+        batch = torch.stack([transform(to_rgb(image)) for image in images])
         self.eval()
         embeddings: Tensor = self(batch.to(next(self.parameters()).device), path)
         return embeddings.float().cpu()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -45,10 +47,14 @@ def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InvalidInput(f'weights {path} don\'t exist: name a .pth or .safetensors file, "pretrained" or "random"')
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)  # refuses pickled code
-    state: dict[str, Tensor] = content.get("model", content)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)  # refuses pickled code
+        state: dict[str, Tensor] = content.get("model", content)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(f"{path} holds no weights that can be loaded ({reason}): name another file") from error
     return state
 
 

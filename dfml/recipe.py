@@ -13,7 +13,7 @@ from dfml.schedule import Schedule, StepDecay
 class Recipe(BaseModel):
     """A training recipe; illegal values and combinations are refused when it is built (see `recipe_from`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # Model
     backbone: str = "deit_small_distilled_patch16_224"  # a timm name of a family that factorizes
@@ -48,7 +48,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(default=1e-4, ge=0)
     schedule: Schedule = StepDecay(step=5, gamma=0.5)
     clip_value: float = Field(default=10.0, gt=0)  # gradients, by value
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:

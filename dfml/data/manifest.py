@@ -73,7 +73,7 @@ def read_manifest(root: Path) -> Manifest:
                 f"{path} has format version {version}, this code reads up to {FORMAT_VERSION}: update the code or pack the data set again"
             )
         return Manifest.model_validate(content)
-    except (ValidationError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InvalidInput(f"{path} is not a manifest that can be read ({error}): pack the data set again") from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dfml.data.manifest import FILE_NAME, Manifest, Shard, Split, read_manifest, write_manifest
 from dfml.errors import InvalidInput
@@ -103,7 +103,7 @@ def _write_shard(root: Path, file: str, split: str, rows: list[ImageRow], labels
     for row in rows:
         try:
             decode(row.image)
-        except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for broken files
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises
             raise InvalidInput(f"{row.path} can't be decoded ({error}): mend or remove this image") from error
     columns = {
         "image": [row.image for row in rows],
@@ -129,12 +129,20 @@ def read_labels(root: Path, split: str) -> np.ndarray:
 
 
 def decode(encoded: bytes) -> Image.Image:
-    """Decode an image of any mode PIL opens to RGB; what is transparent becomes white."""
+    """Decode an image of any format PIL opens to RGB; see `to_rgb`."""
     with Image.open(io.BytesIO(encoded)) as image:
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-        return image.convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, upright by its EXIF; what is transparent becomes white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion would clip at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
 
 
 class ShardedImages:
@@ -150,6 +158,10 @@ class ShardedImages:
         manifest = read_manifest(root)
         tables = []
         for shard in manifest.shards_of(split):
+            if not (root / shard.file).is_file():
+                raise InvalidInput(
+                    f"shard {root / shard.file} of the manifest is missing: copy or pack the data set again"
+                )
             content = (root / shard.file).read_bytes()
             found = hashlib.sha256(content).hexdigest()
             if found != shard.sha256:

@@ -51,9 +51,10 @@ def factorize(model: nn.Module, routers: int) -> FactorizedBackbone:
     family = _family(model)
     for module in model.modules():
         rate = module.p if isinstance(module, nn.Dropout) else module.drop_prob if isinstance(module, DropPath) else 0.0
+        rate = rate or getattr(module, "drop_rate", 0.0)  # what timm's convolutional models drop before the classifier
         if rate:
             raise InvalidInput(
-                f"the model has {type(module).__name__} at rate {rate}, which the two paths would not share: create it with drop rates of 0"
+                f"{type(module).__name__} of this model drops at rate {rate}, which the two paths would not share: create it with drop rates of 0"
             )
     allowed = allowed_routers(model)
     if routers not in allowed:

@@ -26,4 +26,4 @@ class Router(nn.Module):
         """z (..., C) to one-hot rows r (..., K) that carry the gradient of the softmax."""
         p = F.linear(z, self.weight).softmax(dim=-1)
         r = F.one_hot(p.argmax(dim=-1), p.shape[-1]).to(p.dtype)
-        return r + p - p.detach()
+        return r + (p - p.detach())  # in this order exactly r

@@ -1,0 +1,131 @@
+"""Batches of tensors: which images, and how they are augmented and normalised."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dfml.data.loader import evaluation_batches, training_batches
+from dfml.data.order import rank_share
+from dfml.data.shards import ImageRow, ShardedImages, pack
+from dfml.data.split import ClassSubset, subset_of_classes
+from dfml.data.transforms import Normalisation, evaluation_transform
+from dfml.recipe import Recipe, recipe_from
+
+PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+BATCHES = np.array([[0, 7, 3, 12], [30, 5, 9, 21]])
+
+
+@pytest.fixture
+def subset(train_images: ShardedImages) -> ClassSubset:
+    return subset_of_classes(train_images)
+
+
+def drawn(
+    subset: ClassSubset, recipe: Recipe, epoch: int = 1, rank: int = 0, world_size: int = 1
+) -> list[tuple[Tensor, Tensor]]:
+    return list(training_batches(subset, BATCHES, recipe, PLAIN, epoch, rank, world_size, workers=0))
+
+
+def test_targets_are_those_of_the_batches(subset: ClassSubset, tiny_recipe: Recipe) -> None:
+    for (images, targets), batch in zip(drawn(subset, tiny_recipe), BATCHES, strict=True):
+        assert images.shape == (4, 3, 32, 32)
+        assert targets.tolist() == subset.targets[batch].tolist()
+
+
+def test_augmentation_does_not_depend_on_history_or_on_the_world_size(subset: ClassSubset, tiny_recipe: Recipe) -> None:
+    whole = torch.stack([images for images, _ in drawn(subset, tiny_recipe)])
+    torch.manual_seed(1234)
+    for rank in range(3):
+        share = torch.stack([images for images, _ in drawn(subset, tiny_recipe, rank=rank, world_size=3)])
+        assert torch.equal(share, whole[:, rank_share(np.arange(4), rank, 3)])
+
+
+def test_augmentation_differs_by_epoch_seed_and_image(subset: ClassSubset, tiny_recipe: Recipe) -> None:
+    first = drawn(subset, tiny_recipe, epoch=1)[0][0]
+    assert not torch.equal(first, drawn(subset, tiny_recipe, epoch=2)[0][0])
+    assert not torch.equal(first, drawn(subset, tiny_recipe.model_copy(update={"seed": 1}), epoch=1)[0][0])
+
+
+def gradient_image(width: int, height: int) -> Image.Image:
+    """Red grows to the right, green downwards."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, 0 * red], axis=-1).astype(np.uint8))
+
+
+def one_image(root: Path) -> ClassSubset:
+    stream = io.BytesIO()
+    gradient_image(64, 64).save(stream, "PNG")
+    pack([ImageRow(stream.getvalue(), "one", "one.png", "train")], root, "one")
+    return subset_of_classes(ShardedImages(root, "train"))
+
+
+def drawings_of_one(root: Path, recipe: Recipe, count: int) -> list[Tensor]:
+    subset = one_image(root)
+    return [
+        next(iter(training_batches(subset, np.array([[0]]), recipe, PLAIN, epoch, 0, 1, 0)))[0][0]
+        for epoch in range(count)
+    ]
+
+
+def test_images_are_flipped_half_of_the_time_and_only_if_the_recipe_says_so(tmp_path: Path) -> None:
+    recipe = recipe_from({"image_size": 32, "crop_scale": 1.0})
+    flipped = [bool(image[0, :, 0].mean() > image[0, :, -1].mean()) for image in drawings_of_one(tmp_path, recipe, 60)]
+    assert 15 < sum(flipped) < 45
+    unflipped = recipe.model_copy(update={"horizontal_flip": False})
+    assert all(image[0, :, 0].mean() < image[0, :, -1].mean() for image in drawings_of_one(tmp_path, unflipped, 20))
+
+
+def test_crops_are_no_smaller_than_the_recipe_says(tmp_path: Path) -> None:
+    def areas(crop_scale: float) -> list[float]:
+        recipe = recipe_from({"image_size": 32, "crop_scale": crop_scale, "horizontal_flip": False})
+        return [
+            float((image[0].max() - image[0].min()) * (image[1].max() - image[1].min()))
+            for image in drawings_of_one(tmp_path, recipe, 40)
+        ]
+
+    assert min(areas(0.08)) < 0.3
+    assert min(areas(0.7)) > 0.55  # the extreme pixels' blending takes a little off
+
+
+def test_evaluation_reads_the_given_rows_in_order_without_augmentation(
+    subset: ClassSubset, tiny_recipe: Recipe
+) -> None:
+    rows = np.array([30, 2, 17])
+    (images, targets), *rest = evaluation_batches(subset, rows, tiny_recipe, PLAIN, workers=0)
+    assert not rest
+    assert targets.tolist() == subset.targets[rows].tolist()
+    transform = evaluation_transform(tiny_recipe, PLAIN)
+    for image, row in zip(images, rows, strict=True):
+        assert torch.equal(image, transform(subset.images.image(row)))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64), (64, 200)])
+def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(width: int, height: int) -> None:
+    """224 of 256 by default; here 32 of 64, so that half of the shorter side is seen."""
+    recipe = recipe_from({"image_size": 32, "test_crop": 0.5})
+    image = evaluation_transform(recipe, PLAIN)(gradient_image(width, height))
+    assert image.shape == (3, 32, 32)
+    for channel, side in ((image[0], width), (image[1], height)):
+        seen = 0.5 * min(width, height) / side
+        assert float(channel.min()) == pytest.approx(0.5 - seen / 2, abs=0.02)
+        assert float(channel.max()) == pytest.approx(0.5 + seen / 2, abs=0.02)
+
+
+def test_evaluation_takes_the_test_size() -> None:
+    recipe = recipe_from({"image_size": 32, "test_size": 48})
+    assert evaluation_transform(recipe, PLAIN)(gradient_image(64, 64)).shape == (3, 48, 48)
+
+
+def test_values_are_normalised_per_channel() -> None:
+    image = Image.new("RGB", (40, 40), (255, 0, 51))
+    transformed = evaluation_transform(
+        recipe_from({"image_size": 32}), Normalisation((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
+    )(image)
+    torch.testing.assert_close(transformed[:, 0, 0], torch.tensor([2.0, -1.0, 1.0]))

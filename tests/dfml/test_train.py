@@ -1,0 +1,183 @@
+"""The train loop on drawn images: what trains when, that it can be repeated and resumed, and that it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import StepLR
+
+from dfml.data.shards import ShardedImages
+from dfml.data.split import ClassSubset, subset_of_classes
+from dfml.evaluate import embed
+from dfml.objective import is_router
+from dfml.recipe import Recipe
+from dfml.schedule import CosineDecay
+from dfml.train import Training, TrainingDiverged
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def train(train_images: ShardedImages) -> ClassSubset:
+    return subset_of_classes(train_images, np.arange(5))
+
+
+@pytest.fixture
+def validation(train_images: ShardedImages) -> ClassSubset:
+    return subset_of_classes(train_images, np.arange(5, 7))
+
+
+def numbers(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if not name.endswith("seconds")}
+
+
+def parameters(training: Training) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in training.objective.named_parameters()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_warm_up_trains_proxies_and_routers_alone(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    training = Training(tiny_recipe, train, None, CPU)
+    start = parameters(training)
+    buffers = {name: buffer.clone() for name, buffer in training.model.named_buffers()}
+    epochs = training.epochs()
+    next(epochs)
+    warm = parameters(training)
+    assert changed(start, warm) == {name for name in start if is_router(name) or name == "metric_loss.proxies"}
+    next(epochs)
+    assert changed(warm, parameters(training)) == set(start)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in training.model.named_buffers())
+
+
+def test_figures_of_an_epoch(tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset) -> None:
+    epochs = [dict(figures) for figures in Training(tiny_recipe, train, validation, CPU).epochs()]
+    assert [figures["epoch"] for figures in epochs] == [1, 2, 3]
+    for name in ("loss", "loss_full", "loss_routed", "recall_at_1", "map_at_r", "r_precision"):
+        assert all(np.isfinite(figures[name]) for figures in epochs)
+    for i, figures in enumerate(epochs):
+        recalls = [earlier["recall_at_1"] for earlier in epochs[: i + 1]]
+        assert figures["best_recall_at_1"] == max(recalls)
+        assert figures["best_epoch"] == recalls.index(max(recalls)) + 1
+
+
+def test_learning_rates_are_the_schedules_and_the_proxies_are_multiplied(
+    tiny_recipe: Recipe, train: ClassSubset
+) -> None:
+    training = Training(tiny_recipe, train, None, CPU)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=tiny_recipe.lr)
+    truth = StepLR(optimizer, step_size=1, gamma=0.5)
+    proxies = training.objective.metric_loss.proxies
+    for figures in training.epochs():
+        assert figures["lr"] == pytest.approx(truth.get_last_lr()[0])
+        for group in training.optimizer.param_groups:
+            factor = 100 if any(parameter is proxies for parameter in group["params"]) else 1
+            assert group["lr"] == pytest.approx(factor * truth.get_last_lr()[0])
+        optimizer.step()
+        truth.step()
+
+
+def test_every_parameter_is_in_the_optimizer_once(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    training = Training(tiny_recipe, train, None, CPU)
+    held = [id(parameter) for group in training.optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(map(id, training.objective.parameters()))
+    assert all(group["weight_decay"] == tiny_recipe.weight_decay for group in training.optimizer.param_groups)
+
+
+def test_gradients_are_clipped_by_value(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    training = Training(tiny_recipe.model_copy(update={"clip_value": 1e-4}), train, None, CPU)
+    list(training.epochs(2))
+    largest = max(float(parameter.grad.abs().max()) for parameter in training.objective.parameters())
+    assert largest == pytest.approx(1e-4)
+
+
+def test_same_seed_gives_the_same_figures(tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset) -> None:
+    def run(recipe: Recipe) -> list[dict[str, float]]:
+        torch.manual_seed(int(np.random.default_rng().integers(1000)))  # must not matter
+        return [numbers(figures) for figures in Training(recipe, train, validation, CPU).epochs(2)]
+
+    assert run(tiny_recipe) == run(tiny_recipe)
+    assert run(tiny_recipe)[0]["loss"] != run(tiny_recipe.model_copy(update={"seed": 1}))[0]["loss"]
+
+
+@pytest.mark.parametrize("stop", [1, 2], ids=["at the end of warm-up", "after warm-up"])
+def test_resumed_run_gives_the_figures_of_an_uninterrupted_one(
+    tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset, tmp_path: Path, stop: int
+) -> None:
+    whole = Training(tiny_recipe, train, validation, CPU)
+    expected = [numbers(figures) for figures in whole.epochs()]
+    first = Training(tiny_recipe, train, validation, CPU)
+    list(first.epochs(stop))
+    first.save(tmp_path)
+    second = Training(tiny_recipe, train, validation, CPU)
+    second.load(tmp_path)
+    assert second.epoch == stop
+    given = [numbers(figures) for figures in second.epochs()]
+    assert len(given) == 3 - stop
+    for figures, truth in zip(given, expected[stop:], strict=True):
+        assert figures == pytest.approx(truth, rel=1e-5)
+    torch.testing.assert_close(parameters(second), parameters(whole), rtol=1e-4, atol=1e-6)
+
+
+def test_resumed_run_remembers_the_best_epoch(
+    tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset, tmp_path: Path
+) -> None:
+    first = Training(tiny_recipe, train, validation, CPU)
+    next(first.epochs())
+    first.figures["best_recall_at_1"] = 2.0  # better than any epoch can be
+    first.save(tmp_path)
+    second = Training(tiny_recipe, train, validation, CPU)
+    second.load(tmp_path)
+    last = list(second.epochs())[-1]
+    assert (last["best_recall_at_1"], last["best_epoch"]) == (2.0, 1)
+
+
+def test_loss_that_is_no_number_stops_the_run(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    training = Training(tiny_recipe, train, None, CPU)
+    with torch.no_grad():
+        training.objective.metric_loss.proxies.fill_(torch.nan)
+    with pytest.raises(TrainingDiverged, match=r"epoch 1 at learning rate 0\.001"):
+        next(training.epochs())
+    assert training.epoch == 0
+
+
+def test_learning_rate_far_too_high_stops_the_run(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    training = Training(tiny_recipe.model_copy(update={"lr": 1e30, "warm_epochs": 0}), train, None, CPU)
+    with pytest.raises(TrainingDiverged, match=r"lower it"):
+        list(training.epochs())
+
+
+def test_training_tells_the_classes_apart(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    """Ten epochs from pretrained weights: the full path's loss on the training images falls by a sixth and more."""
+    changes = {"weights": "pretrained", "epochs": 10, "schedule": CosineDecay(), "lr": 3e-4}
+    training = Training(tiny_recipe.model_copy(update=changes), train, None, CPU)
+    losses = [figures["loss_full"] for figures in training.epochs()]
+    assert losses[-1] < losses[0] * 5 / 6
+
+
+def test_augmenting_in_other_processes_changes_nothing(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    here = next(Training(tiny_recipe, train, None, CPU).epochs())
+    there = next(Training(tiny_recipe, train, None, CPU, loader_workers=1).epochs())
+    assert numbers(there) == pytest.approx(numbers(here))
+
+
+def test_embeddings_are_the_models_in_the_order_of_the_subset(tiny_recipe: Recipe, test_images: ShardedImages) -> None:
+    subset = subset_of_classes(test_images)
+    training = Training(tiny_recipe, subset, None, CPU)
+    embeddings = training.embed(subset)
+    assert embeddings.shape == (12, 1280)
+    expected = training.model.embed([test_images.image(int(row)) for row in subset.rows])
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_embedding_takes_any_function_of_images(tiny_recipe: Recipe, test_images: ShardedImages) -> None:
+    subset = subset_of_classes(test_images)
+    normalisation = Training(tiny_recipe, subset, None, CPU).model.normalisation
+    means = embed(lambda images: images.mean(dim=(2, 3)), subset, tiny_recipe, normalisation, CPU)
+    assert means.shape == (12, 3)

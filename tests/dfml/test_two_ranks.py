@@ -1,0 +1,173 @@
+"""Two real processes over gloo compute what one process does on the whole batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dfml.data.shards import ShardedImages
+from dfml.data.split import subset_of_classes
+from dfml.distributed import gather, mean_over_ranks, rank, world_size
+from dfml.embedding_model import build_model
+from dfml.objective import Objective
+from dfml.recipe import Recipe, recipe_from
+from dfml.train import Training
+
+pytestmark = pytest.mark.integration
+
+CPU = torch.device("cpu")
+SPLIT = (5, 2)  # of 7 images, over the ranks
+LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
+
+VIT = {
+    "backbone": "vit_tiny_patch16_224",
+    "weights": "random",
+    "image_size": 32,
+    "routers": 3,
+    "embedding_size": 8,
+    # So large that a factor wrong in any term would be seen.
+    "routed_weight": 0.5,
+    "embedding_reconstruction": 0.5,
+    "stream_reconstruction": 0.05,
+}
+
+
+def objective() -> Objective:
+    """In float64, so that 1e-5 leaves no room for a wrong term."""
+    torch.manual_seed(0)
+    return Objective(build_model(recipe_from(VIT)), classes=5).double().train()
+
+
+def images() -> Tensor:
+    return torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def rows_of(number: int, rows: int) -> Tensor:
+    return torch.arange(rows * 2, dtype=torch.float64).reshape(rows, 2) + 100 * number
+
+
+def run_training(recipe: Recipe, packed: Path) -> tuple[list[dict[str, float]], Tensor]:
+    subset = subset_of_classes(ShardedImages(packed, "train"), np.arange(5))
+    validation = subset_of_classes(ShardedImages(packed, "test"))  # 12 images
+    training = Training(recipe, subset, validation, CPU)
+    figures = [
+        {name: value for name, value in epoch.items() if not name.endswith("seconds")} for epoch in training.epochs()
+    ]
+    odd = subset_of_classes(ShardedImages(packed, "test"), np.array([7]))  # 3 images over 2 ranks
+    return figures, training.embed(odd)
+
+
+def work(number: int, folder: Path, packed: Path, recipe: Recipe) -> None:
+    """What each rank does; it writes what it found."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
+    found: dict[str, object] = {"world": (rank(), world_size())}
+
+    local = rows_of(number, SPLIT[number]).requires_grad_()
+    gathered = gather(local)
+    (gathered * torch.arange(14.0, dtype=torch.float64).reshape(7, 2)).sum().backward()
+    found["gathered"], found["gathered gradient"] = gathered.detach(), local.grad
+    found["nothing gathered"] = gather(rows_of(number, 3 * number))  # rank 0 has none
+    found["mean"] = mean_over_ranks(torch.tensor([1.0 + number, 10.0]))
+
+    wrapped = DistributedDataParallel(objective())
+    mine = slice(0, 5) if number == 0 else slice(5, 7)
+    terms = wrapped(images()[mine], LABELS[mine])
+    terms["loss"].backward()
+    found["gradients"] = {name: parameter.grad for name, parameter in wrapped.module.named_parameters()}
+    found["terms"] = dict(zip(terms, mean_over_ranks(torch.stack([t.detach() for t in terms.values()])), strict=True))
+
+    found["figures"], found["embeddings"] = run_training(recipe, packed)
+    torch.save(found, folder / f"{number}.pt")
+    dist.destroy_process_group()
+
+
+Found = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return recipe_from(
+        {
+            "backbone": "tf_efficientnet_lite0",
+            "image_size": 32,
+            "routers": 2,
+            "batch_size": 9,  # 5 and 4 images
+            "images_per_class": 3,
+            "epochs": 2,
+            "warm_epochs": 1,
+            "lr": 1e-4,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, packed: Path, recipe: Recipe) -> Found:
+    """What each of two ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(work, args=(folder, packed, recipe), nprocs=2)
+    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
+
+
+def test_ranks_know_themselves(ranks: Found) -> None:
+    assert [found["world"] for found in ranks] == [(0, 2), (1, 2)]
+
+
+def test_gather_joins_uneven_shares_in_the_order_of_ranks(ranks: Found) -> None:
+    expected = torch.cat([rows_of(0, 5), rows_of(1, 2)])
+    assert all(torch.equal(found["gathered"], expected) for found in ranks)
+
+
+def test_gather_takes_a_rank_without_rows(ranks: Found) -> None:
+    assert all(torch.equal(found["nothing gathered"], rows_of(1, 3)) for found in ranks)
+
+
+def test_gather_sends_each_rank_the_gradient_of_its_rows_times_the_world_size(ranks: Found) -> None:
+    whole = 2 * torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
+    assert torch.equal(ranks[0]["gathered gradient"], whole[:5])
+    assert torch.equal(ranks[1]["gathered gradient"], whole[5:])
+
+
+def test_mean_over_ranks(ranks: Found) -> None:
+    assert all(found["mean"].tolist() == [1.5, 10.0] for found in ranks)
+
+
+def test_gradients_are_those_of_one_process_on_the_whole_batch(ranks: Found) -> None:
+    one = objective()
+    one(images(), LABELS)["loss"].backward()
+    for name, parameter in one.named_parameters():
+        for found in ranks:
+            given = found["gradients"][name]
+            error = (given - parameter.grad).norm() / parameter.grad.norm().clamp_min(1e-12)
+            assert float(error) < 1e-5, name
+
+
+def test_terms_for_the_log_are_those_of_one_process(ranks: Found) -> None:
+    with torch.no_grad():
+        expected = objective()(images(), LABELS)
+    for found in ranks:
+        torch.testing.assert_close(found["terms"], dict(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_training_gives_the_figures_of_one_process(ranks: Found, packed: Path, recipe: Recipe) -> None:
+    figures, _ = run_training(recipe, packed)
+    for found in ranks:
+        assert found["figures"][0] == pytest.approx(figures[0], rel=1e-4)
+        assert found["figures"][1] == pytest.approx(figures[1], rel=1e-2)
+
+
+def test_both_ranks_see_the_same_embeddings_in_the_order_of_the_subset(
+    ranks: Found, packed: Path, recipe: Recipe
+) -> None:
+    _, expected = run_training(recipe, packed)
+    assert torch.equal(ranks[0]["embeddings"], ranks[1]["embeddings"])
+    similarity = nn.functional.cosine_similarity(ranks[0]["embeddings"], expected)
+    assert float(similarity.min()) > 0.999
+    others = nn.functional.cosine_similarity(ranks[0]["embeddings"], expected.roll(1, 0))
+    assert (others < similarity).all()
