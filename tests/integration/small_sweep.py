@@ -57,4 +57,4 @@ def sweep_of(data: Path, storage: Path | str, name: str, trials: int = 3) -> Swe
     arguments = (
         f"--dataset emoji --data {data} --storage {storage} --name {name} --trials {trials} --max-epochs 3 --seed 5"
     )
-    return Sweep([*arguments.split(), "--set", "batch_size=15", "--set", "test_size=64"], storage, name)
+    return Sweep([*arguments.split(), "--set", "batch_size=16", "--set", "test_size=64"], storage, name)

@@ -35,7 +35,7 @@ def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--set", "backbone=resnet1000"], ["resnet1000"]),
         (["--set", "backbone=resnet18"], ["ResNet", "VisionTransformer"]),
         (["--max-epochs", "1"], ["warm_epochs 1", "1 epochs"]),
-        (["--set", "batch_size=4800"], ["1600 classes × 3 images", "batch_size"]),
+        (["--set", "batch_size=4800"], ["2400 classes × 2 images", "batch_size"]),
         (["--set", "images_per_class=7"], ["images_per_class 7", "batch_size 48"]),
         (["--max-epochs", "0"], ["--max-epochs", "0", "1 or more"]),
         (["--trials", "many"], ["--trials", "many"]),
