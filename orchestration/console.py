@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.table import Table
+from rich.text import Text
 
 from orchestration.records import TrialRecord, describe
 
@@ -15,14 +16,15 @@ class Console:
     """Progress and results, one line an event, so that it reads the same on a terminal, in a pipe and in a CI log."""
 
     def __init__(self, trials: int) -> None:
-        self._out = RichConsole(highlight=False, soft_wrap=True)
+        # No markup: a failure's reason or a folder's name may hold brackets.
+        self._out = RichConsole(highlight=False, markup=False, soft_wrap=True)
         self._trials = trials
         self._started = time.monotonic()
         self._ended_here = 0
         self._ended_before = 0
 
-    def say(self, text: str) -> None:
-        self._out.print(f"[dim]{self._clock()}[/dim]  {text}")
+    def say(self, text: str, style: str = "") -> None:
+        self._out.print(Text.assemble((_duration(time.monotonic() - self._started), "dim"), "  ", (text, style)))
 
     def resumed(self, records: list[TrialRecord]) -> None:
         self._ended_before = sum(record.state != "running" for record in records)
@@ -33,12 +35,12 @@ class Console:
         )
 
     def started(self, record: TrialRecord) -> None:
-        self.say(f"[bold]{_title(record)}[/bold]  {describe(record.training_recipe())}")
+        self.say(f"{_title(record)}  {describe(record.training_recipe())}", style="bold")
 
-    def epoch(self, record: TrialRecord) -> None:
+    def epoch(self, record: TrialRecord, last: int) -> None:
         figures = record.epochs[-1]
         parts = [
-            f"{_title(record)}  epoch {figures['epoch']}/{record.training_recipe().epochs}",
+            f"{_title(record)}  epoch {figures['epoch']}/{last}",
             f"loss {figures['loss']:.2f}",
         ]
         if "recall_at_1" in figures:
@@ -51,29 +53,35 @@ class Console:
         how = {
             "finished": "finished",
             "stopped": "stopped early by ASHA",
-            "failed": f"[red]failed: {record.reason}[/red]",
+            "failed": f"failed: {record.reason}",
         }
         best = f", best validation R@1 {record.best:.3f}" if record.best is not None else ""
         left = self._trials - self._ended_before - self._ended_here
         seconds = (time.monotonic() - self._started) / self._ended_here * left
         more = f"; {left} more to run, about {_duration(seconds)}" if record.number >= 0 and left > 0 else ""
-        self.say(f"{_title(record)}  {how[record.state]}{best}{more}")
+        self.say(f"{_title(record)}  {how[record.state]}{best}{more}", style="red" if record.state == "failed" else "")
 
     def table(self, title: str, columns: list[str], rows: list[list[Any]], marked: int | None = None) -> None:
-        """Print a table; row `marked` in bold."""
-        table = Table(title=title, title_justify="left", title_style="bold")
-        for column in columns:
-            table.add_column(column, justify="right" if column in ("R@1", "epochs", "K", "lr", "trial") else "left")
+        """Print a table; row `marked` in bold. Columns of numbers are aligned on the right."""
+        self._out.print(f"\n{title}", style="bold")
+        table = Table()
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="right" if all(_is_number(row[i]) for row in rows) else "left")
         for i, row in enumerate(rows):
-            table.add_row(*map(str, row), style="bold green" if i == marked else None)
+            table.add_row(*(Text(str(cell)) for cell in row), style="bold green" if i == marked else None)
         self._out.print(table, soft_wrap=False)
-
-    def _clock(self) -> str:
-        return _duration(time.monotonic() - self._started)
 
 
 def _title(record: TrialRecord) -> str:
     return f"trial {record.number}" if record.number >= 0 else "winner"
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell or 0)
+    except ValueError:
+        return False
+    return True
 
 
 def _duration(seconds: float) -> str:

@@ -1,8 +1,8 @@
 """The names of what lies in a sweep's folder, `<storage>/<name>/`.
 
 sweep.json              arguments, search space, versions: what the sweep is
-tune/                   Ray Tune's and Optuna's state, from which an interrupted sweep goes on
-trials/000/ …           one folder a trial: its best and its last checkpoint
+tune/                   Ray Tune's own files: results as TensorBoard and JSON, errors
+trials/000/ …           one folder a trial: its record, from which an interrupted sweep goes on, its best and last checkpoint
 trials/winner/          the retraining of the winner
 outcome.json            the winner's score on the test classes
 test_evaluations.json   how often the test classes were looked at

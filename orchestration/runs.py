@@ -99,7 +99,7 @@ class Recorder(tune.Callback):
         record = self._record(trial)
         if record.add({name: result[name] for name in result["figures"]}):
             record.save(self._sweep)
-            self._console.epoch(record)
+            self._console.epoch(record, trial.config["job"]["epochs"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
