@@ -1,6 +1,6 @@
 """Deep Factorized Metric Learning: the method and its data, in plain PyTorch.
 
-`factorized/` holds the model, `objective.py` the equation, `train.py` the loop, `data/` the way from images to batches.
+`factorized/` holds the model, `objective.py` the equation, `train/` the loop, `data/` the way from images to batches.
 Nothing here imports Ray, Optuna or wandb; `orchestration/` does.
 """
 

@@ -1,0 +1,5 @@
+"""Evaluation: `scoring` embeds a set of images over all ranks and scores it."""
+
+from dfml.evaluate.scoring import Embedder, embed, score
+
+__all__ = ["Embedder", "embed", "score"]
