@@ -44,9 +44,9 @@ class EmbeddingModel(nn.Module):
 
     def both_paths(self, images: Tensor) -> BothPaths:
         """Embeddings of both paths, not normalised, and the routers' distance, in one pass."""
-        full, routed, distance = self.backbone(images, "both")
-        full, routed = self.head(torch.cat([full, routed])).chunk(2)
-        return BothPaths(full, routed, distance)
+        both = self.backbone(images, "both")
+        full, routed = self.head(torch.cat([both.full, both.routed])).chunk(2)
+        return both._replace(full=full, routed=routed)
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image], path: Path = "full") -> Tensor:

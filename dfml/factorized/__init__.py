@@ -1,6 +1,6 @@
 """Factorized backbones: blocks cut into K sub-blocks, a router before each, a full path and a routed path.
 
-`router` and `sub_blocks` are the method's two parts, `backbone` the interface, `vit` and `efficientnet` its families;
+`router` and `sub_blocks` are the method's two parts, `backbone` the interface, `vit`, `resnet` and `efficientnet` its families;
 `factorize` turns a timm model into one. A new family is one file here and one line in `factorize.FAMILIES`.
 """
 

@@ -1,15 +1,34 @@
-"""The interface of a factorized backbone: one forward for the full path, the routed path, or both in one batched pass."""
+"""The interface of a factorized backbone: one forward for the full path, the routed path, or both."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from dfml.factorized.router import Router
+from dfml.factorized.router import Routing
 
 Path = Literal["full", "routed", "both"]
+T = TypeVar("T")
+
+
+class RoutingSums(NamedTuple):
+    """Sums over tokens for each router (rows), in the order of the network."""
+
+    tokens: Tensor  # (routers, K) how many went through each sub-block
+    probability: Tensor  # (routers, K) of p, with gradient
+    entropy: Tensor  # (routers,) of −Σ_k p_k ln p_k, in nats
+
+    @staticmethod
+    def of(*routings: Routing) -> RoutingSums:
+        return RoutingSums(
+            torch.stack([r.p.new_tensor(r.sizes) for r in routings]),
+            torch.stack([r.p.sum(dim=0) for r in routings]),
+            torch.stack([torch.special.entr(r.p.detach()).sum() for r in routings]),
+        )
 
 
 class BothPaths(NamedTuple):
@@ -18,45 +37,52 @@ class BothPaths(NamedTuple):
     full: Tensor  # (B, D) pooled features of the full path
     routed: Tensor  # (B, D) of the routed path
     distance: Tensor  # scalar: 1/L Σ_blocks Σ_tokens ‖x̂ − sg x‖₂, summed over the B images
+    routing: RoutingSums
+
+
+class BlockOutput(NamedTuple):
+    full: Tensor
+    routed: Tensor
+    distance: Tensor  # the block's share, scalar
+    tokens: Tensor  # this and the next two: see RoutingSums
+    probability: Tensor
+    entropy: Tensor
 
 
 class FactorizedBlock(nn.Module):
-    """A block that is a sum of sub-blocks.
+    """A block that is a sum of sub-blocks. x is a stream: (B, N, C) or (B, C, H, W)."""
 
-    With path "both" the batch holds 2B streams, the first B on the full path. The block then also returns its share of the
-    distance between them; otherwise that is zero.
-    """
-
-    def forward(self, x: Tensor, path: Path) -> tuple[Tensor, Tensor]:
+    def full(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    @staticmethod
-    def choose(router: Router, z: Tensor, path: Path) -> Tensor | None:
-        """The weight r of each sub-block: all one on the full path (None for short), the router's choice on the routed."""
-        if path == "full":
-            return None
-        if path == "routed":
-            return router(z)
-        routed = z.chunk(2)[1]
-        r = router(routed)
-        return torch.cat([torch.ones_like(r), r])
+    def routed(self, x: Tensor) -> Tensor:
+        """Each token, or image, through its own sub-block only."""
+        raise NotImplementedError
+
+    def both(self, full: Tensor, routed: Tensor, sparse: bool) -> BlockOutput:
+        """Both streams, for training; `sparse` drops the gradient that reaches a router from sub-blocks not chosen."""
+        raise NotImplementedError
 
 
 class FactorizedBackbone(nn.Module):
-    """A pretrained backbone whose blocks are factorized.
+    """A pretrained backbone whose blocks, or some of them, are factorized.
 
-    A family subclasses this and fills `stem` (all before the first factorized block), `blocks` and `head` (all after, up
-    to pooled features). Both paths share the stem and every weight.
+    A family subclasses this and fills `stem` (all before the first block), `blocks` and `head` (all after, up to pooled
+    features). Both paths share the stem and every weight.
 
     Attributes:
-        routers: number of sub-blocks K of every block.
+        routers: number of sub-blocks K of every factorized block.
         num_features: width D of the pooled features.
-        blocks: the factorized blocks, in order.
+        blocks: all blocks in order; those that aren't a `FactorizedBlock` are as timm made them, and dense on both paths.
+        sparse: in training, drop the gradient that reaches the routers from sub-blocks not chosen: cheaper, not exact.
+        checkpointing: in training, keep no activations within a block but compute them again: slower, less memory.
     """
 
     routers: int
     num_features: int
     blocks: nn.ModuleList
+    sparse: bool = False
+    checkpointing: bool = False
 
     def stem(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -68,16 +94,38 @@ class FactorizedBackbone(nn.Module):
         """images (B, 3, H, W) to pooled features (B, D), or to `BothPaths` for path "both"."""
         x = self.stem(images)
         if path == "both":
-            x = torch.cat([x, x])
-        distances = []
+            return self._both(x)
         for block in self.blocks:
-            x, distance = block(x, path)
-            distances.append(distance)
-        features = self.head(x)
-        if path != "both":
-            return features
-        full, routed = features.chunk(2)
-        return BothPaths(full, routed, torch.stack(distances).mean())
+            if isinstance(block, FactorizedBlock):
+                x = block.full(x) if path == "full" else block.routed(x)
+            else:
+                x = block(x)
+        return self.head(x)
+
+    def _both(self, full: Tensor) -> BothPaths:
+        routed, outputs = full, []
+        for block in self.blocks:
+            if isinstance(block, FactorizedBlock):
+                output = self._run(block.both, full, routed, self.sparse)
+                full, routed = output[:2]
+                outputs.append(BlockOutput(*output))
+            elif not outputs:  # the paths haven't parted yet
+                full = routed = self._run(block, full)
+            else:
+                full, routed = self._run(block, torch.cat([full, routed])).chunk(2)
+        full, routed = self.head(torch.cat([full, routed])).chunk(2)
+        return BothPaths(
+            full,
+            routed,
+            torch.stack([output.distance for output in outputs]).mean(),
+            RoutingSums(*(torch.cat(sums) for sums in zip(*(output[3:] for output in outputs), strict=True))),
+        )
+
+    def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        if self.checkpointing and torch.is_grad_enabled():
+            # Nothing in a block draws random numbers, so there is no generator's state to keep.
+            return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return function(*arguments)
 
     def train(self, mode: bool = True) -> FactorizedBackbone:
         """As `nn.Module.train`, but batch norms keep their running statistics.

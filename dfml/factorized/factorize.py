@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Protocol
 
 from timm.layers import DropPath
 from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dfml.errors import InvalidInput
 from dfml.factorized.backbone import FactorizedBackbone
 from dfml.factorized.efficientnet import FactorizedEfficientNet
+from dfml.factorized.resnet import FactorizedResNet
 from dfml.factorized.vit import FactorizedViT
 
 
 class Family(Protocol):
     """What `factorize` asks of a backbone family; both calls may raise `InvalidInput`."""
 
-    def __call__(self, model: nn.Module, routers: int) -> FactorizedBackbone: ...
+    def __call__(self, model: nn.Module, routers: int, chosen: frozenset[int]) -> FactorizedBackbone: ...
 
-    def widths(self, model: nn.Module) -> dict[str, int]: ...
-
-
-FAMILIES: dict[type[nn.Module], Family] = {VisionTransformer: FactorizedViT, EfficientNet: FactorizedEfficientNet}
+    def widths(self, model: nn.Module) -> list[dict[str, int]]: ...
 
 
-def allowed_routers(model: nn.Module) -> list[int]:
-    """The router counts K that divide every block of a timm model, ascending."""
-    widths = _family(model).widths(model)
-    common = math.gcd(*widths.values())
-    return [k for k in range(1, common + 1) if common % k == 0]
+FAMILIES: dict[type[nn.Module], Family] = {
+    VisionTransformer: FactorizedViT,
+    ResNet: FactorizedResNet,
+    EfficientNet: FactorizedEfficientNet,
+}
 
 
-def factorize(model: nn.Module, routers: int) -> FactorizedBackbone:
-    """Cut each block of `model` into `routers` sub-blocks, whose sum is the old block.
+def allowed_routers(model: nn.Module, blocks: Iterable[int] | None = None) -> list[int]:
+    """The router counts K that divide the blocks of a timm model (all without `blocks`), ascending.
+
+    Raises:
+        InvalidInput: as `factorize`.
+    """
+    return _divisors(_widths(model, blocks))
+
+
+def factorize(model: nn.Module, routers: int, blocks: Iterable[int] | None = None) -> FactorizedBackbone:
+    """Cut blocks of `model` into `routers` sub-blocks each, whose sum is the old block.
 
     Args:
         model: a timm model of one of `FAMILIES`, pretrained or not; it isn't changed.
         routers: the number of sub-blocks K.
+        blocks: which blocks, counted from 0; all without it. The others stay dense on both paths.
 
     Returns:
         A backbone whose full path is `model` up to pooled features, to float rounding. Routers start at random.
 
     Raises:
-        InvalidInput: the model is of no known family, has dropout or stochastic depth, or K doesn't divide a block.
+        InvalidInput: the model is of no known family, has dropout or stochastic depth, has no such block, or K doesn't
+            divide a block.
     """
-    family = _family(model)
+    blocks = None if blocks is None else frozenset(blocks)
+    widths = _widths(model, blocks)
     for module in model.modules():
         rate = module.p if isinstance(module, nn.Dropout) else module.drop_prob if isinstance(module, DropPath) else 0.0
         rate = rate or getattr(module, "drop_rate", 0.0)  # what timm's convolutional models drop before the classifier
@@ -56,14 +68,35 @@ def factorize(model: nn.Module, routers: int) -> FactorizedBackbone:
             raise InvalidInput(
                 f"{type(module).__name__} of this model drops at rate {rate}, which the two paths would not share: create it with drop rates of 0"
             )
-    allowed = allowed_routers(model)
+    allowed = _divisors(widths)
     if routers not in allowed:
-        failing = [name for name, width in family.widths(model).items() if routers < 1 or width % routers]
+        failing = {
+            name: None for block in widths.values() for name, width in block.items() if routers < 1 or width % routers
+        }
         raise InvalidInput(
-            f"router count {routers} doesn't divide {' and '.join(failing[:2])} of this backbone; "
+            f"router count {routers} doesn't divide {' and '.join(list(failing)[:2])} of this backbone; "
             f"those that do: {', '.join(map(str, allowed))}"
         )
-    return family(copy.deepcopy(model), routers)
+    return _family(model)(copy.deepcopy(model), routers, frozenset(widths))
+
+
+def _widths(model: nn.Module, blocks: Iterable[int] | None) -> dict[int, dict[str, int]]:
+    """For each of the blocks to factorize the counts that K must divide."""
+    widths = dict(enumerate(_family(model).widths(model)))
+    if blocks is None:
+        return widths
+    chosen = sorted(set(blocks))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= len(widths):
+        given = ", ".join(map(str, chosen)) or "none"
+        raise InvalidInput(
+            f"blocks to factorize: {given}; a {type(model).__name__} of this size has blocks 0 to {len(widths) - 1}: name at least one of them"
+        )
+    return {i: widths[i] for i in chosen}
+
+
+def _divisors(widths: dict[int, dict[str, int]]) -> list[int]:
+    common = math.gcd(*(width for block in widths.values() for width in block.values()))
+    return [k for k in range(1, common + 1) if common % k == 0]
 
 
 def _family(model: nn.Module) -> Family:

@@ -36,10 +36,11 @@ def expected_loss(objective: Objective, recipe: Recipe) -> Tensor:
     model = objective.model
     metric_loss = ProxyAnchorLoss(CLASSES, 12, margin=recipe.margin, alpha=recipe.alpha)
     metric_loss.proxies = objective.metric_loss.proxies
-    full, routed = (model.head(model.backbone(images(), path)) for path in ("full", "routed"))
+    both = model.backbone(images(), "both")
+    full, routed = model.head(both.full), model.head(both.routed)
     e_full, e_routed = (e / e.square().sum(1, keepdim=True).sqrt() for e in (full, routed))
     embedding = (e_routed - e_full.detach()).square().sum(1).sqrt().sum()
-    stream = model.backbone(images(), "both").distance
+    stream = both.distance
     return metric_loss(e_full, LABELS) + 0.3 * (metric_loss(e_routed, LABELS) + 0.7 * embedding + 0.01 * stream)
 
 

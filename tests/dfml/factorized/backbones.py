@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import timm
 import torch
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -38,12 +39,24 @@ def lite0() -> nn.Module:
     return randomised(timm.create_model("tf_efficientnet_lite0", num_classes=0))
 
 
+def mobilenet() -> nn.Module:
+    return randomised(timm.create_model("mobilenetv2_100", num_classes=0))
+
+
+def resnet(block: type[nn.Module]) -> nn.Module:
+    return randomised(ResNet(block, layers=(1, 2, 1, 1), num_classes=0))
+
+
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "ViT, class token": vit,
     "ViT, average pool": lambda: vit(global_pool="avg"),
     "ViT, LayerScale": lambda: vit(init_values=0.5),
     "ViT without biases": lambda: vit(proj_bias=False, qkv_bias=False),
     "ViT, normalised queries and keys": lambda: vit(qk_norm=True),
+    "ViT, DINOv2-style with registers": lambda: vit(init_values=0.5, reg_tokens=4, no_embed_class=True, patch_size=8),
     "DeiT, distilled": deit,
+    "ResNet, basic blocks": lambda: resnet(BasicBlock),
+    "ResNet, bottlenecks": lambda: resnet(Bottleneck),
     "EfficientNet-Lite0": lite0,
+    "MobileNetV2": mobilenet,
 }

@@ -29,15 +29,35 @@ def test_router_count_below_1_is_refused(routers: int) -> None:
         factorize(vit(), routers)
 
 
-@pytest.mark.parametrize("model", [timm.create_model("resnet18"), nn.Linear(2, 2)])
+@pytest.mark.parametrize("model", [timm.create_model("convnext_atto"), nn.Linear(2, 2)])
 def test_unknown_family_names_those_known(model: nn.Module) -> None:
-    with pytest.raises(InvalidInput, match=f"{type(model).__name__} can't be .*VisionTransformer, EfficientNet"):
+    with pytest.raises(
+        InvalidInput, match=f"{type(model).__name__} can't be .*VisionTransformer, ResNet, EfficientNet"
+    ):
         factorize(model, 2)
 
 
 def test_squeeze_and_excitation_is_refused_with_a_way_out() -> None:
     with pytest.raises(InvalidInput, match=r"squeeze-and-excitation.*tf_efficientnet_lite0"):
         factorize(timm.create_model("efficientnet_b0"), 2)
+
+
+@pytest.mark.parametrize("name", ["seresnet50", "resnext50_32x4d", "resnetaa50"])
+def test_resnet_of_another_kind_of_block_is_refused_with_a_way_out(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"block \d of this ResNet.*such as resnet50"):
+        factorize(timm.create_model(name, num_classes=0), 2)
+
+
+@pytest.mark.parametrize("inside", [{"scale_attn_norm": True}, {"scale_mlp_norm": True}])
+def test_vit_with_a_norm_over_all_sub_blocks_is_refused(inside: dict[str, bool]) -> None:
+    with pytest.raises(InvalidInput, match=r"block 0 .*without gates or norms inside"):
+        factorize(vit(**inside), 2)
+
+
+@pytest.mark.parametrize("blocks", [[], [2], [-1, 0]])
+def test_blocks_that_do_not_exist_are_refused_with_those_that_do(blocks: list[int]) -> None:
+    with pytest.raises(InvalidInput, match=r"blocks to factorize: .* has blocks 0 to 1"):
+        factorize(vit(), 2, blocks=blocks)
 
 
 def test_vit_of_another_kind_of_block_is_refused() -> None:

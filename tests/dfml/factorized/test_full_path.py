@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import timm
 import torch
-from backbones import BACKBONES, vit
+from backbones import BACKBONES, randomised, vit
+from safetensors.torch import load_file, save_file
 
 from dfml import factorize
 from dfml.factorized import allowed_routers
+from dfml.factorized.backbone import FactorizedBlock
 from dfml.pretrained import create_backbone
 
+ROUTERS = {name: 4 if name.startswith("ResNet") else 3 for name in BACKBONES}  # a K of several that each allows
 CASES = [
     (name, routers)
     for name, build in BACKBONES.items()
     for routers in (1, 2, 3, 4, 6)
-    if name != "DeiT, distilled" or routers in (1, 3)
+    if routers in allowed_routers(build())
 ]
 
 
@@ -36,7 +40,7 @@ def test_full_path_is_the_timm_model(name: str, routers: int, images: torch.Tens
 @pytest.mark.parametrize("name", BACKBONES)
 @torch.inference_mode()
 def test_both_paths_in_one_pass_are_the_two_passes(name: str, images: torch.Tensor) -> None:
-    backbone = factorize(BACKBONES[name](), 3).eval()
+    backbone = factorize(BACKBONES[name](), ROUTERS[name]).eval()
     both = backbone(images, "both")
     torch.testing.assert_close(both.full, backbone(images, "full"), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both.routed, backbone(images, "routed"), rtol=1e-4, atol=1e-4)
@@ -55,7 +59,7 @@ def test_with_one_router_both_paths_are_the_same_and_the_distance_is_0(name: str
 def test_factorize_leaves_the_given_model_as_it_was(name: str, images: torch.Tensor) -> None:
     model = BACKBONES[name]()
     state, before = deepcopy(model.state_dict()), model(images).detach()
-    backbone = factorize(model, 3)
+    backbone = factorize(model, ROUTERS[name])
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.zero_()
@@ -94,10 +98,12 @@ def test_sub_blocks_start_with_equal_parts_of_the_bias() -> None:
         torch.testing.assert_close(factorized.mlp_sum.bias, (block.mlp.fc2.bias / 4).expand(4, -1))
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_parameter_has_a_gradient_from_both_paths(name: str, images: torch.Tensor) -> None:
+def test_every_parameter_has_a_gradient_from_both_paths(name: str, sparse: bool, images: torch.Tensor) -> None:
     """DistributedDataParallel waits for all of them."""
-    backbone = factorize(BACKBONES[name](), 3)
+    backbone = factorize(BACKBONES[name](), ROUTERS[name])
+    backbone.sparse = sparse
     both = backbone(images, "both")
     (both.full.square().sum() + both.routed.square().sum() + both.distance).backward()
     assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
@@ -117,3 +123,62 @@ def test_allowed_routers_divide_the_expanded_channels_of_every_block() -> None:
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     widths = [block.conv_pwl.in_channels for stage in list(model.blocks)[1:] for block in stage]
     assert allowed_routers(model) == [k for k in range(1, 97) if all(width % k == 0 for width in widths)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.inference_mode()
+def test_full_path_survives_a_save_and_a_load(name: str, tmp_path: Path, images: torch.Tensor) -> None:
+    model = BACKBONES[name]()
+    save_file(
+        {n: t.contiguous() for n, t in factorize(model, ROUTERS[name]).state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    another = factorize(BACKBONES[name](), ROUTERS[name]).eval()
+    for parameter in another.parameters():
+        parameter.zero_()
+    another.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(another(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.integration
+@torch.inference_mode()
+def test_distilled_deit_at_224_pixels_is_the_timm_model_and_its_embedding_the_mean_of_both_tokens() -> None:
+    model = randomised(timm.create_model("deit_small_distilled_patch16_224", num_classes=0))
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    given = factorize(model, 3).eval()(images)
+    torch.testing.assert_close(given, model(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(given, model.forward_features(images)[:, :2].mean(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("blocks", [[0], [1]], ids=["first", "second"])
+@torch.inference_mode()
+def test_some_blocks_may_stay_dense(name: str, blocks: list[int], images: torch.Tensor) -> None:
+    model = BACKBONES[name]()
+    backbone = factorize(model, ROUTERS[name], blocks=blocks).eval()
+    assert [i for i, block in enumerate(backbone.blocks) if isinstance(block, FactorizedBlock)] == blocks
+    torch.testing.assert_close(backbone(images), model(images), rtol=1e-4, atol=1e-4)
+    both = backbone(images, "both")
+    torch.testing.assert_close(both.full, model(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both.routed, backbone(images, "routed"), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(both.full, both.routed, rtol=1e-3)
+
+
+def test_allowed_routers_are_those_of_the_blocks_asked_for() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    assert allowed_routers(model, [0])[-1] == 96  # 16 channels, expanded six times
+    assert max(allowed_routers(model)) == 48
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_checkpointing_changes_no_gradient(name: str, images: torch.Tensor) -> None:
+    backbone = factorize(BACKBONES[name](), ROUTERS[name]).double()
+    gradients = []
+    for checkpointing in (False, True):
+        backbone.checkpointing = checkpointing
+        backbone.zero_grad()
+        both = backbone(images.double(), "both")
+        (
+            both.full.square().sum() + both.routed.square().sum() + both.distance + both.routing.probability.sum()
+        ).backward()
+        gradients.append([parameter.grad for parameter in backbone.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)

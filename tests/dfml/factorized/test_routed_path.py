@@ -10,14 +10,17 @@ import math
 import pytest
 import torch
 from backbones import BACKBONES, lite0
+from timm.layers import Conv2dSame
 from timm.models._efficientnet_blocks import InvertedResidual
+from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfml import factorize
 from dfml.factorized import FactorizedBackbone
 
-VITS = [name for name in BACKBONES if name not in ("EfficientNet-Lite0", "ViT, normalised queries and keys")]
+VITS = [name for name in BACKBONES if name.startswith(("ViT", "DeiT")) and name != "ViT, normalised queries and keys"]
+CONVOLUTIONAL = {"EfficientNet-Lite0": 3, "MobileNetV2": 3, "ResNet, basic blocks": 4, "ResNet, bottlenecks": 4}
 
 
 def pair(name: str, routers: int) -> tuple[nn.Module, FactorizedBackbone]:
@@ -120,7 +123,7 @@ def test_routed_vit_is_a_loop_over_tokens_and_sub_blocks(name: str, routers: int
     torch.testing.assert_close(backbone(images, "routed"), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
-# --- EfficientNet ----------------------------------------------------------------------------------------------------
+# --- Convolutional families ------------------------------------------------------------------------------------------
 
 
 def batch_norm(h: Tensor, bn: nn.BatchNorm2d, part: slice = slice(None)) -> Tensor:
@@ -130,48 +133,79 @@ def batch_norm(h: Tensor, bn: nn.BatchNorm2d, part: slice = slice(None)) -> Tens
     return (h - mean) / (var + bn.eps).sqrt() * weight + bias
 
 
-def same_padded(h: Tensor, kernel: int, stride: int) -> Tensor:
-    """TensorFlow's SAME: as many outputs as ceil(side / stride), the odd pixel of padding at the end."""
-    total = max((math.ceil(h.shape[-1] / stride) - 1) * stride + kernel - h.shape[-1], 0)
-    return F.pad(h, (total // 2, total - total // 2) * 2)
+def convolved(x: Tensor, conv: nn.Conv2d, out: slice = slice(None), into: slice = slice(None)) -> Tensor:
+    """Output channels `out` of a convolution that reads its input channels `into` only, which are all that x has."""
+    kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
+    before = after = padding
+    if isinstance(conv, Conv2dSame):  # TensorFlow's: ceil(side / stride) outputs, the odd pixel of padding at the end
+        total = max((math.ceil(x.shape[-1] / stride) - 1) * stride + kernel - x.shape[-1], 0)
+        before, after = total // 2, total - total // 2
+    weight = conv.weight[out][:, into]
+    groups = x.shape[1] if conv.groups > 1 else 1
+    return F.conv2d(F.pad(x, (before, after) * 2), weight, stride=stride, groups=groups)
 
 
-def projected_sub_blocks(block: InvertedResidual, x: Tensor, routers: int) -> list[Tensor]:
-    """W_k h_k (1, C, H, W) for each k, before the last batch norm: its channels of expansion, depthwise and projection."""
+def projected_sub_blocks(block: nn.Module, x: Tensor, routers: int) -> list[Tensor]:
+    """W_k h_k (1, C, H, W) for each k, before the last batch norm."""
+    last = last_of(block)[0]
+    hidden = last.in_channels
     found = []
     for k in range(routers):
-        expanded = block.conv_pwl.in_channels
-        part = slice(k * expanded // routers, (k + 1) * expanded // routers)
-        h = batch_norm(F.conv2d(x, block.conv_pw.weight[part]), block.bn1, part).clamp(0, 6)
-        kernel, stride = block.conv_dw.kernel_size[0], block.conv_dw.stride[0]
-        h = F.conv2d(same_padded(h, kernel, stride), block.conv_dw.weight[part], stride=stride, groups=h.shape[1])
-        h = batch_norm(h, block.bn2, part).clamp(0, 6)
-        found.append(F.conv2d(h, block.conv_pwl.weight[:, part]))
+        part = slice(k * hidden // routers, (k + 1) * hidden // routers)
+        if isinstance(block, InvertedResidual):
+            h = batch_norm(convolved(x, block.conv_pw, part), block.bn1, part).clamp(0, 6)
+            h = batch_norm(convolved(h, block.conv_dw, part), block.bn2, part).clamp(0, 6)
+        elif isinstance(block, Bottleneck):
+            shared = batch_norm(convolved(x, block.conv1), block.bn1).clamp(min=0)
+            h = batch_norm(convolved(shared, block.conv2, part), block.bn2, part).clamp(min=0)
+        else:
+            h = batch_norm(convolved(x, block.conv1, part), block.bn1, part).clamp(min=0)
+        found.append(convolved(h, last, into=part))
     return found
 
 
-def cut(model: nn.Module) -> tuple[nn.Sequential, list[InvertedResidual]]:
-    """The stages before the first inverted residual, and the inverted residuals."""
+def last_of(block: nn.Module) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    if isinstance(block, InvertedResidual):
+        return block.conv_pwl, block.bn3
+    return (block.conv3, block.bn3) if isinstance(block, Bottleneck) else (block.conv2, block.bn2)
+
+
+def finished(block: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+    if isinstance(block, InvertedResidual):
+        return x + y if x.shape == y.shape else y
+    shortcut = x if block.downsample is None else batch_norm(convolved(x, block.downsample[0]), block.downsample[1])
+    return (y + shortcut).clamp(min=0)
+
+
+def cut(model: nn.Module, image: Tensor) -> tuple[Tensor, list[nn.Module]]:
+    """What enters the first factorized block, and timm's blocks from there on."""
+    if isinstance(model, ResNet):
+        x = model.maxpool(batch_norm(convolved(image[None], model.conv1), model.bn1).clamp(min=0))
+        return x, [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
     stages = list(model.blocks)
-    return stages[0], [block for stage in stages[1:] for block in stage]
+    return stages[0](model.bn1(model.conv_stem(image[None]))), [block for stage in stages[1:] for block in stage]
 
 
-@pytest.mark.parametrize("routers", [1, 3])
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    return (x if isinstance(model, ResNet) else model.bn2(model.conv_head(x))).mean((2, 3))[0]
+
+
+@pytest.mark.parametrize("routers", ["one", "several"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
 @torch.inference_mode()
-def test_routed_efficientnet_is_a_loop_over_images_and_sub_blocks(routers: int) -> None:
-    model, backbone = pair("EfficientNet-Lite0", routers)
-    images = pictures(3, 64)
-    first, blocks = cut(model)
+def test_routed_convolutional_backbone_is_a_loop_over_images_and_sub_blocks(name: str, routers: str) -> None:
+    count = 1 if routers == "one" else CONVOLUTIONAL[name]
+    model, backbone = pair(name, count)
+    images = pictures(8, 64)
     expected, chosen = [], set()
     for image in images:
-        x = first(model.bn1(model.conv_stem(image[None])))
+        x, blocks = cut(model, image)
         for block, factorized in zip(blocks, backbone.blocks, strict=True):
             k = int((factorized.router.weight @ x[0].mean((1, 2))).argmax())
             chosen.add(k)
-            y = batch_norm(projected_sub_blocks(block, x, routers)[k], block.bn3)
-            x = x + y if x.shape == y.shape else y
-        expected.append(model.bn2(model.conv_head(x)).mean((2, 3))[0])
-    assert chosen == set(range(routers))
+            x = finished(block, batch_norm(projected_sub_blocks(block, x, count)[k], last_of(block)[1]), x)
+        expected.append(features(model, x))
+    assert len(chosen) >= min(count, 3)  # else the test would say little
     torch.testing.assert_close(backbone(images, "routed"), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
@@ -210,25 +244,26 @@ def vit_distance(model: nn.Module, backbone: FactorizedBackbone, images: Tensor)
     return total / len(model.blocks)
 
 
-def efficientnet_distance(model: nn.Module, backbone: FactorizedBackbone, images: Tensor) -> Tensor:
+def convolutional_distance(model: nn.Module, backbone: FactorizedBackbone, images: Tensor) -> Tensor:
     """The tokens of a convolutional stream are its positions: the norm is taken over the channels at each."""
-    first, blocks = cut(model)
     total = torch.zeros((), dtype=torch.float64)
     for image in images:
-        full = routed = first(model.bn1(model.conv_stem(image[None]))).detach()
+        x, blocks = cut(model, image)
+        full = routed = x.detach()
         for block, factorized in zip(blocks, backbone.blocks, strict=True):
             full = block(full).detach()
             r = straight_through(routed.mean((2, 3))[0], factorized.router.weight)  # (K,)
             parts = projected_sub_blocks(block, routed, backbone.routers)
             summed = sum(r[k] * part.detach() for k, part in enumerate(parts))
-            bn = block.bn3
+            bn = last_of(block)[1]
             y = (summed - bn.running_mean[:, None, None]) * (bn.weight / (bn.running_var + bn.eps).sqrt()).detach()[
                 :, None, None
             ] + bn.bias.detach()[:, None, None]
-            routed = y + routed if block.has_skip else y
+            routed = finished(block, y, routed)
             total = total + (routed - full).square().sum(1).sqrt().sum()
             routed = routed.detach()
-    return total / len(blocks)
+        blocks_count = len(blocks)
+    return total / blocks_count
 
 
 def check_distance(given: Tensor, expected: Tensor, backbone: FactorizedBackbone) -> None:
@@ -251,10 +286,11 @@ def test_distance_of_a_vit_and_its_gradient(name: str) -> None:
     check_distance(backbone(images, "both").distance, vit_distance(model, backbone, images), backbone)
 
 
-def test_distance_of_an_efficientnet_and_its_gradient() -> None:
-    model, backbone = pair("EfficientNet-Lite0", 3)
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_distance_of_a_convolutional_backbone_and_its_gradient(name: str) -> None:
+    model, backbone = pair(name, CONVOLUTIONAL[name])
     images = pictures(2, 64)
-    check_distance(backbone(images, "both").distance, efficientnet_distance(model, backbone, images), backbone)
+    check_distance(backbone(images, "both").distance, convolutional_distance(model, backbone, images), backbone)
 
 
 def test_distance_has_a_gradient_where_both_streams_are_equal() -> None:
@@ -267,35 +303,75 @@ def test_distance_has_a_gradient_where_both_streams_are_equal() -> None:
             assert torch.isfinite(parameter.grad).all()
 
 
-def test_task_loss_on_the_routed_path_reaches_the_routers_through_the_straight_through_choice() -> None:
-    """The gradient of a loss on the first block's output alone, against autograd on explicit sub-blocks."""
-    model, backbone = pair("ViT, class token", 3)
-    image = pictures(1, 32)
-    x = tokens_of(model, image[0]).detach()
+def weighted(r: Tensor, sub_blocks: list[Tensor], sparse: bool) -> Tensor:
+    """Σ_k r_k a_k; sparse training's r has no gradient where it is 0."""
+    if sparse:
+        r = torch.where(r.detach().round().bool(), r, r.detach())
+    return sum(r[:, k, None] * a for k, a in enumerate(sub_blocks))
+
+
+def softmax_choice(logits: Tensor) -> Tensor:
+    """onehot(argmax p) forward, p backward; unlike `straight_through` the input isn't detached: the task loss flows on."""
+    p = torch.softmax(logits, dim=-1)
+    return (torch.eye(p.shape[-1], dtype=p.dtype)[p.argmax(-1)] - p).detach() + p
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["exact", "sparse"])
+@pytest.mark.parametrize("name", VITS)
+def test_gradients_of_a_task_loss_through_a_routed_vit_block(name: str, sparse: bool) -> None:
+    """Against autograd on explicit sub-blocks: stream, routers, biases, and all weights before the sums."""
+    model, backbone = pair(name, 3)
+    x = tokens_of(model, pictures(1, 32)[0]).detach().requires_grad_()
     block, factorized = model.blocks[0], backbone.blocks[0]
-    slopes = pictures(1, 48)[0, 0][: len(x)]
+    slopes = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
     z = layer_norm(x, block.norm1)
-    r = straight_through(z, factorized.attn_router.weight)
-    x1 = x + sum(r[:, k, None] * a for k, a in enumerate(attention_sub_blocks(block, z, factorized.attn_sum.bias)))
-    p = torch.softmax(x1 @ factorized.mlp_router.weight.T, dim=-1)  # x1 isn't detached here: the task loss flows on
-    r = (torch.eye(3, dtype=p.dtype)[p.argmax(-1)] - p).detach() + p
+    r = softmax_choice(z @ factorized.attn_router.weight.T)
+    x1 = x + weighted(r, attention_sub_blocks(block, z, factorized.attn_sum.bias), sparse)
+    r = softmax_choice(x1 @ factorized.mlp_router.weight.T)
     m = mlp_sub_blocks(block, layer_norm(x1, block.norm2), factorized.mlp_sum.bias)
-    expected = ((x1 + sum(r[:, k, None] * part for k, part in enumerate(m))) * slopes).sum()
-    weights = [
+    expected = ((x1 + weighted(r, m, sparse)) * slopes).sum()
+    given = (factorized.both(x[None], x[None], sparse).routed[0] * slopes).sum()
+    torch.testing.assert_close(given, expected, rtol=1e-9, atol=0.0)
+    own = [
         factorized.attn_router.weight,
         factorized.mlp_router.weight,
         factorized.attn_sum.bias,
         factorized.mlp_sum.bias,
     ]
-    given = (factorized(x[None], "routed")[0][0] * slopes).sum()
+    timms = [(block.attn.qkv.weight, factorized.attn.qkv.weight), (block.attn.proj.weight, factorized.attn_sum.weight)]
+    timms += [(block.mlp.fc1.weight, factorized.mlp.fc1.weight), (block.mlp.fc2.weight, factorized.mlp_sum.weight)]
+    truth = torch.autograd.grad(expected, [x, *own, *(theirs for theirs, _ in timms)])
+    found = torch.autograd.grad(given, [x, *own, *(ours for _, ours in timms)])
+    torch.testing.assert_close(found, truth, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["exact", "sparse"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_gradients_of_a_task_loss_through_a_routed_convolutional_block(name: str, sparse: bool) -> None:
+    routers = CONVOLUTIONAL[name]
+    model, backbone = pair(name, routers)
+    inputs = [cut(model, image) for image in pictures(5, 64)]
+    x = torch.cat([entering for entering, _ in inputs]).detach().requires_grad_()
+    block, factorized = inputs[0][1][0], backbone.blocks[0]
+    r = softmax_choice(x.mean((2, 3)) @ factorized.router.weight.T)  # (B, K)
+    if sparse:
+        r = torch.where(r.detach().round().bool(), r, r.detach())
+    parts = projected_sub_blocks(block, x, routers)
+    y = batch_norm(sum(r[:, k, None, None, None] * part for k, part in enumerate(parts)), last_of(block)[1])
+    out = finished(block, y, x)
+    slopes = torch.randn(out.shape, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
+    given = (factorized.both(x, x, sparse).routed * slopes).sum()
+    expected = (out * slopes).sum()
     torch.testing.assert_close(given, expected, rtol=1e-9, atol=0.0)
-    torch.testing.assert_close(
-        torch.autograd.grad(given, weights), torch.autograd.grad(expected, weights), rtol=1e-8, atol=1e-10
-    )
+    theirs = dict(block.named_parameters())
+    ours = dict(factorized.block.named_parameters())
+    truth = torch.autograd.grad(expected, [x, factorized.router.weight, *theirs.values()])
+    found = torch.autograd.grad(given, [x, factorized.router.weight, *(ours[n] for n in theirs)])
+    torch.testing.assert_close(found, truth, rtol=1e-8, atol=1e-9)
 
 
 def test_lite0_has_blocks_with_and_without_a_skip_and_with_a_stride() -> None:
     """What the EfficientNet tests above rely on."""
-    blocks = cut(lite0())[1]
+    blocks = cut(lite0(), torch.zeros(3, 64, 64))[1]
     assert {block.has_skip for block in blocks} == {True, False}
     assert {block.conv_dw.stride[0] for block in blocks} == {1, 2}

@@ -1,32 +1,54 @@
-"""The router: a one-hot choice forward, the softmax's gradient backward."""
+"""The router: the sub-block of the largest logit, the softmax's gradient, and rows rearranged by sub-block."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from dfml.factorized.router import Router
+from dfml.factorized.router import Router, Routing
 
 
-def test_forward_is_one_hot_at_the_largest_logit() -> None:
+def test_each_token_goes_where_its_logit_is_largest() -> None:
     router = Router(8, 5)
     z = torch.randn(4, 50, 8, generator=torch.Generator().manual_seed(0))
-    logits = torch.einsum("bnc,kc->bnk", z, router.weight)
-    expected = torch.zeros(4, 50, 5).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    assert torch.equal(router(z), expected)
+    logits = torch.einsum("bnc,kc->bnk", z, router.weight).flatten(0, 1)
+    routing = router(z)
+    assert torch.equal(routing.chosen, logits.argmax(-1))
+    torch.testing.assert_close(routing.p, torch.softmax(logits, dim=-1))
 
 
-def test_backward_is_that_of_the_softmax() -> None:
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_temperature_divides_the_logits_and_changes_no_choice(temperature: float) -> None:
     router = Router(8, 5).double()
-    z = torch.randn(20, 8, generator=generator, dtype=torch.float64, requires_grad=True)
-    slopes = torch.randn(20, 5, generator=generator, dtype=torch.float64)
-    given = torch.autograd.grad((router(z) * slopes).sum(), [z, router.weight])
-    expected = torch.autograd.grad((torch.softmax(z @ router.weight.T, dim=1) * slopes).sum(), [z, router.weight])
-    torch.testing.assert_close(given, expected)
+    z = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = router(z).chosen
+    router.temperature = temperature
+    assert torch.equal(router(z).chosen, before)
+    torch.testing.assert_close(router(z).p, torch.softmax(z @ router.weight.T / temperature, dim=1))
 
 
-def test_one_router_chooses_itself() -> None:
-    assert torch.equal(Router(8, 1)(torch.randn(3, 8)), torch.ones(3, 1))
+@pytest.mark.parametrize("probabilities", [torch.rand(40, 3), torch.tensor([[0.1, 0.9, 0.0]] * 4), torch.rand(1, 1)])
+def test_split_gives_each_sub_block_its_rows_and_join_puts_them_back(probabilities: torch.Tensor) -> None:
+    routing = Routing(probabilities)
+    x = torch.randn(len(probabilities), 2, 3, requires_grad=True)
+    parts = routing.split(x)
+    for k, part in enumerate(parts):
+        assert torch.equal(part, x[probabilities.argmax(1) == k])
+    joined = routing.join([part * (k + 1) for k, part in enumerate(parts)])
+    expected = x * (probabilities.argmax(1) + 1)[:, None, None]
+    assert torch.equal(joined, expected)
+    weights = torch.randn_like(x)
+    given, truth = (torch.autograd.grad((y * weights).sum(), x)[0] for y in (joined, expected))
+    assert torch.equal(given, truth)
+
+
+def test_routing_stays_in_float32_under_autocast() -> None:
+    router = Router(8, 3)
+    z = torch.randn(20, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = router(z).p
+    assert given.dtype == torch.float32
+    assert torch.equal(given, router(z).p)
 
 
 def test_router_starts_as_a_linear_layer_without_bias_does() -> None:
