@@ -2,14 +2,17 @@
 
     python benchmarks/train_step.py [--backbone vit_small_patch16_224] [--image-size 224] [--batch 16] [--steps 8]
 
-Dense: timm's model with Proxy-Anchor on its features, forward, backward and AdamW. Ours: the objective of DFML on the same
-model. Prints one table and writes train_step.json beside this file.
+Dense: timm's model with Proxy-Anchor on its features, forward, backward and AdamW. Exact and sparse: the objective of DFML on
+the same model, without and with `sparse_training`. Peak memory is that of a process of its own for each, above what the process
+holds after its imports. Prints one table and writes train_step.json beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -26,9 +29,10 @@ from dfml.pretrained import create_backbone
 from dfml.recipe import Recipe
 
 CLASSES = 100
+Step = Callable[[Tensor, Tensor], None]
 
 
-def dense_step(recipe: Recipe) -> Callable[[Tensor, Tensor], None]:
+def dense_step(recipe: Recipe) -> Step:
     backbone = create_backbone(recipe.backbone, "random", recipe.image_size).train()
     loss = ProxyAnchor(CLASSES, int(backbone.num_features))  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW([*backbone.parameters(), *loss.parameters()], lr=1e-4)
@@ -41,7 +45,7 @@ def dense_step(recipe: Recipe) -> Callable[[Tensor, Tensor], None]:
     return step
 
 
-def factorized_step(recipe: Recipe) -> Callable[[Tensor, Tensor], None]:
+def factorized_step(recipe: Recipe) -> Step:
     objective = Objective(build_model(recipe), CLASSES).train()
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-4)
 
@@ -51,6 +55,41 @@ def factorized_step(recipe: Recipe) -> Callable[[Tensor, Tensor], None]:
         optimizer.step()
 
     return step
+
+
+STEPS: dict[str, Callable[[Recipe], Step]] = {
+    "dense timm": dense_step,
+    "factorized, exact": factorized_step,
+    "factorized, sparse": lambda recipe: factorized_step(recipe.model_copy(update={"sparse_training": True})),
+}
+
+
+def batch(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    images = torch.randn(arguments.batch, 3, arguments.image_size, arguments.image_size)
+    return images, torch.randint(CLASSES, (arguments.batch,))
+
+
+def timed(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, list[float]]:
+    steps = {name: build(recipe) for name, build in STEPS.items()}
+    images, labels = batch(arguments)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(arguments.steps + 1):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step(images, labels)
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def peak_memory(name: str, arguments: argparse.Namespace, recipe: Recipe) -> int:
+    """Bytes by which the process grows over three steps."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = STEPS[name](recipe)
+    for _ in range(3):
+        step(*batch(arguments))
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def main() -> None:
@@ -64,24 +103,27 @@ def main() -> None:
     recipe = Recipe(
         backbone=arguments.backbone, image_size=arguments.image_size, routers=arguments.routers, weights="random"
     )
-    torch.manual_seed(0)
-    steps = {"dense timm": dense_step(recipe), "factorized, exact": factorized_step(recipe)}
-    images = torch.randn(arguments.batch, 3, arguments.image_size, arguments.image_size)
-    labels = torch.randint(CLASSES, (arguments.batch,))
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(arguments.steps + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step(images, labels)
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    ratios = [ours / dense for dense, ours in zip(*seconds.values(), strict=True)]
+    memory = {}
+    for name in STEPS:  # each in a fresh process: a peak never goes down again
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            memory[name] = pool.apply(peak_memory, (name, arguments, recipe))
+    seconds = timed(arguments, recipe)
+    dense = seconds["dense timm"]
+    ratios = {name: [a / b for a, b in zip(found, dense, strict=True)] for name, found in seconds.items()}
     print(f"{arguments.backbone}, {arguments.image_size} px, batch {arguments.batch}, K={arguments.routers}, "
           f"{torch.get_num_threads()} threads, median of {arguments.steps} steps in turns")  # fmt: skip
+    print(f"{'':20}  seconds   × dense (least to most)   peak memory   × dense")
     for name, found in seconds.items():
-        print(f"{name:20}  {statistics.median(found):7.3f} s")
-    print(f"{'ratio':20}  {statistics.median(ratios):7.3f}  ({min(ratios):.3f} to {max(ratios):.3f})")
-    content = {**vars(arguments), "threads": torch.get_num_threads(), "seconds": seconds, "ratios": ratios}
+        of_dense = ratios[name]
+        print(f"{name:20}  {statistics.median(found):7.3f}   {statistics.median(of_dense):7.3f} ({min(of_dense):.3f} to {max(of_dense):.3f})"
+              f"   {memory[name] / 2**20:8.0f} MiB   {memory[name] / memory['dense timm']:7.2f}")  # fmt: skip
+    content = {
+        **vars(arguments),
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "ratios": {name: statistics.median(found) for name, found in ratios.items()},
+        "peak_bytes": memory,
+    }
     Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

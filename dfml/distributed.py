@@ -30,12 +30,16 @@ def gather(local: Tensor) -> Tensor:
     return gathered
 
 
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of a tensor over ranks; for figures to report, not for training."""
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor over ranks, in place; for figures, it carries no gradient."""
     if world_size() > 1:
         dist.all_reduce(values)
-        values /= world_size()
     return values
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """As `sum_over_ranks`, the mean."""
+    return sum_over_ranks(values).div_(world_size())
 
 
 class _Gather(torch.autograd.Function):

@@ -40,7 +40,12 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, images: Tensor, path: Path = "full") -> Tensor:
         """images (B, 3, H, W), transformed, to L2-normalised embeddings (B, D) of the "full" or the "routed" path."""
-        return F.normalize(self.head(self.backbone(images, path)), dim=-1)
+        return F.normalize(self.features(images, path), dim=-1)
+
+    def features(self, images: Tensor, path: Path = "full") -> Tensor:
+        """Embeddings of one path, not normalised."""
+        features: Tensor = self.head(self.backbone(images, path))
+        return features
 
     def both_paths(self, images: Tensor) -> BothPaths:
         """Embeddings of both paths, not normalised, and the routers' distance, in one pass."""
@@ -67,4 +72,11 @@ def build_model(recipe: Recipe, load_weights: bool = True) -> EmbeddingModel:
             f"test_size {recipe.test_size} differs from image_size {recipe.image_size}, but {recipe.backbone} takes one size only: drop test_size"
         )
     backbone = create_backbone(recipe.backbone, weights, recipe.image_size)
-    return EmbeddingModel(factorize(backbone, recipe.routers), recipe)
+    factorized = factorize(backbone, recipe.routers, recipe.block_numbers())
+    factorized.sparse = recipe.sparse_training
+    factorized.checkpointing = recipe.activation_checkpointing
+    for router in factorized.all_routers():
+        router.temperature = recipe.router_temperature
+    if recipe.compile:
+        factorized.compile_full_path()
+    return EmbeddingModel(factorized, recipe)

@@ -7,36 +7,52 @@ with w = ½, a = 0.1, b = 1e-5, e the L2-normalised embeddings, sg stop gradient
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from dfml.distributed import gather, world_size
+from dfml.distributed import gather, sum_over_ranks, world_size
 from dfml.embedding_model import EmbeddingModel
+from dfml.factorized import BothPaths, RoutingSums, at_least_float32
 from dfml.losses import build_loss
+
+T = TypeVar("T")
 
 
 class Objective(nn.Module):
     """Model and loss as one module, so that DistributedDataParallel synchronises proxies and routers with the rest.
 
     The loss is that of the *global* batch: embeddings and labels are gathered over the ranks.
+
+    Attributes:
+        routing: sums over the last batch's tokens on this rank, for telemetry; None where there is no routed path.
     """
 
     def __init__(self, model: EmbeddingModel, classes: int) -> None:
         super().__init__()
         self.model = model
         self.metric_loss = build_loss(model.recipe, classes, model.embedding_size)
+        self.routing: RoutingSums | None = None
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """images (B, 3, H, W) and labels (B,) of this rank to the loss, under "loss", and its terms, for the log."""
         recipe = self.model.recipe
-        features = self.model.both_paths(images)
-        e_full, e_routed = F.normalize(features.full, dim=-1), F.normalize(features.routed, dim=-1)  # (B, D)
         all_labels = gather(labels)
+        if recipe.routed_weight == 0:  # plain metric learning: there is nothing to route for
+            features = at_least_float32(torch.cat(self._in_parts(self.model.features, images)))
+            loss = self.metric_loss(gather(F.normalize(features, dim=-1)), all_labels)
+            return {"loss": loss, "loss_full": loss}
+        both = BothPaths.of(self._in_parts(self.model.both_paths, images))
+        e_full, e_routed = F.normalize(both.full, dim=-1), F.normalize(both.routed, dim=-1)  # (B, D)
         full = self.metric_loss(gather(e_full), all_labels)
         routed = self.metric_loss(gather(e_routed), all_labels)
         # Sums over this rank's images; times world_size, because DistributedDataParallel takes the mean over ranks.
         embedding = (e_routed - e_full.detach()).norm(dim=-1).sum() * world_size()
-        stream = features.distance * world_size()
+        stream = both.distance * world_size()
         loss = full + recipe.routed_weight * (
             routed + recipe.embedding_reconstruction * embedding + recipe.stream_reconstruction * stream
         )
@@ -47,12 +63,46 @@ class Objective(nn.Module):
             "reconstruction_embedding": embedding,
             "reconstruction_stream": stream,
         }
+        if recipe.balance_weight > 0:
+            terms["load_balance"] = load_balance(both.routing)
+            terms["loss"] = loss + recipe.balance_weight * terms["load_balance"]
+        self.routing = RoutingSums(*(sums.detach() for sums in both.routing))
         return terms
 
+    def _in_parts(self, function: Callable[[Tensor], T], images: Tensor) -> list[T]:
+        """`function` on the batch, or on its parts one after another, with the memory of one.
+
+        A part keeps no activations: its forward pass is done again in the backward pass. Unlike adding up the gradients of
+        parts' own losses this is exact for losses that compare all images of a batch (Gao et al., "Scaling Deep Contrastive
+        Learning Batch Size under Memory Limited Setup", 2021).
+        """
+        recipe = self.model.recipe
+        parts = images.chunk(recipe.gradient_accumulation)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            if len(parts) == 1:
+                return [function(images)]
+            return [checkpoint(function, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+
     def set_warm_up(self, warm: bool) -> None:
-        """In warm-up only the loss's parameters (proxies) and the routers train."""
+        """In warm-up only the loss's parameters (proxies) and the routers train; without a routed path no router does."""
+        unrouted = self.model.recipe.routed_weight == 0
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(not warm or not name.startswith("model.") or is_router(name))
+            router = is_router(name)
+            parameter.requires_grad_(
+                not (router and unrouted) and (not warm or not name.startswith("model.") or router)
+            )
+
+
+def load_balance(routing: RoutingSums) -> Tensor:
+    """K Σ_k f_k P_k, averaged over routers: 1 where all sub-blocks have the same load, K where one has all.
+
+    f_k is the share of the global batch's tokens that go through sub-block k, P_k the mean of p_k (Fedus et al., "Switch
+    Transformers", 2021, equation 4). Not in the publication.
+    """
+    tokens = sum_over_ranks(routing.tokens.clone())  # (routers, K)
+    total = tokens.sum(dim=1, keepdim=True)
+    terms = tokens / total * (routing.probability * world_size() / total)
+    return tokens.shape[1] * terms.sum(dim=1).mean()
 
 
 def is_router(parameter_name: str) -> bool:

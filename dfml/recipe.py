@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dfml.errors import InvalidInput
 from dfml.schedule import Schedule, StepDecay
@@ -19,6 +20,8 @@ class Recipe(BaseModel):
     backbone: str = "deit_small_distilled_patch16_224"  # a timm name of a family that factorizes
     weights: str = "pretrained"  # "pretrained", "random", or a .pth or .safetensors file
     routers: int = Field(default=3, ge=1)  # sub-blocks a block, K
+    blocks: str = "all"  # which are factorized: "all", or their numbers from 0, such as "6-11" or "0,2,4-7"
+    router_temperature: float = Field(default=1.0, gt=0)  # of the routers' softmax; 1 as published
     embedding_size: int | None = Field(default=None, ge=2)  # None: the backbone's width, no linear head
 
     # Images
@@ -36,6 +39,11 @@ class Recipe(BaseModel):
     embedding_reconstruction: float = Field(default=0.1, ge=0)
     stream_reconstruction: float = Field(default=1e-5, ge=0)
 
+    balance_weight: float = Field(
+        default=0.0, ge=0
+    )  # of a term that evens the sub-blocks' load; 0 as published, 0.01 is usual
+    sparse_training: bool = False  # cheaper steps; routers learn from the sub-blocks they chose only (not as published)
+
     # Batches
     batch_size: int = Field(default=120, ge=2)  # images over all workers
     images_per_class: int | None = Field(default=None, ge=1)  # K of P×K batches; None: plain shuffle
@@ -49,6 +57,28 @@ class Recipe(BaseModel):
     schedule: Schedule = StepDecay(step=5, gamma=0.5)
     clip_value: float = Field(default=10.0, gt=0)  # gradients, by value
     seed: int = Field(default=0, ge=0)
+
+    # Speed and memory: none of these changes what is computed, bfloat16 apart from rounding
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone's forward and backward pass in training
+    gradient_accumulation: int = Field(
+        default=1, ge=1
+    )  # parts of a batch, one in memory at a time; the loss stays the whole batch's
+    activation_checkpointing: bool = False  # compute a block's activations again in the backward pass
+    compile: bool = False  # torch.compile for the full path's blocks
+
+    @field_validator("blocks")
+    @classmethod
+    def _ranges(cls, blocks: str) -> str:
+        if blocks != "all" and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", blocks):
+            raise ValueError('say "all", or the blocks\' numbers from 0, such as "6-11" or "0,2,4-7"')
+        return blocks
+
+    def block_numbers(self) -> list[int] | None:
+        """The blocks to factorize; None for all."""
+        if self.blocks == "all":
+            return None
+        ranges = [[int(end) for end in part.split("-")] for part in self.blocks.split(",")]
+        return [number for ends in ranges for number in range(ends[0], ends[-1] + 1)]
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:

@@ -4,7 +4,7 @@
 `factorize` turns a timm model into one. A new family is one file here and one line in `factorize.FAMILIES`.
 """
 
-from dfml.factorized.backbone import BothPaths, FactorizedBackbone, Path
+from dfml.factorized.backbone import BothPaths, FactorizedBackbone, Path, RoutingSums, at_least_float32
 from dfml.factorized.factorize import allowed_routers, factorize
 
-__all__ = ["BothPaths", "FactorizedBackbone", "Path", "allowed_routers", "factorize"]
+__all__ = ["BothPaths", "FactorizedBackbone", "Path", "RoutingSums", "allowed_routers", "at_least_float32", "factorize"]

@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dfml.factorized.router import Routing
+from dfml.factorized.router import Router, Routing
 
 Path = Literal["full", "routed", "both"]
 T = TypeVar("T")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x out of half precision: losses are computed in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class RoutingSums(NamedTuple):
@@ -39,6 +44,18 @@ class BothPaths(NamedTuple):
     distance: Tensor  # scalar: 1/L Σ_blocks Σ_tokens ‖x̂ − sg x‖₂, summed over the B images
     routing: RoutingSums
 
+    @staticmethod
+    def of(parts: list[BothPaths]) -> BothPaths:
+        """The parts of a batch put together, no longer in half precision."""
+        return BothPaths(
+            at_least_float32(torch.cat([part.full for part in parts])),
+            at_least_float32(torch.cat([part.routed for part in parts])),
+            torch.stack([part.distance for part in parts]).sum(),
+            RoutingSums(
+                *(torch.stack(sums).sum(dim=0) for sums in zip(*(part.routing for part in parts), strict=True))
+            ),
+        )
+
 
 class BlockOutput(NamedTuple):
     full: Tensor
@@ -54,6 +71,10 @@ class FactorizedBlock(nn.Module):
 
     def full(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def compile_full(self) -> None:
+        """Use torch.compile for `full`, here and within `both`."""
+        self.full = torch.compile(self.full)  # type: ignore[method-assign]
 
     def routed(self, x: Tensor) -> Tensor:
         """Each token, or image, through its own sub-block only."""
@@ -120,6 +141,16 @@ class FactorizedBackbone(nn.Module):
             torch.stack([output.distance for output in outputs]).mean(),
             RoutingSums(*(torch.cat(sums) for sums in zip(*(output[3:] for output in outputs), strict=True))),
         )
+
+    def all_routers(self) -> list[Router]:
+        """The routers in the order of the network."""
+        return [module for module in self.blocks.modules() if isinstance(module, Router)]
+
+    def compile_full_path(self) -> None:
+        """Use torch.compile for the blocks' full path. The routed path's shapes depend on the data: it stays as it is."""
+        for block in self.blocks:
+            if isinstance(block, FactorizedBlock):
+                block.compile_full()
 
     def _run(self, function: Callable[..., T], *arguments: object) -> T:
         if self.checkpointing and torch.is_grad_enabled():

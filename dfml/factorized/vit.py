@@ -50,6 +50,10 @@ class FactorizedViTBlock(FactorizedBlock):
     def _full_mlp(self, x: Tensor) -> Tensor:
         return x + self.mlp_scale(self.mlp_sum(self.mlp(self.norm2(x))))
 
+    def compile_full(self) -> None:
+        self._full_attention = torch.compile(self._full_attention)  # type: ignore[method-assign]
+        self._full_mlp = torch.compile(self._full_mlp)  # type: ignore[method-assign]
+
     def routed(self, x: Tensor) -> Tensor:
         z = self.norm1(x)
         x = x + self.attn_scale(self._attention(z, self.attn_router(z), exact=False)[0])

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dfml.checkpoint import load_training_state, save_training_state
-from dfml.data.loader import training_batches
+from dfml.data.loader import evaluation_batches, training_batches
 from dfml.data.order import epoch_batches
 from dfml.data.split import ClassSubset
 from dfml.distributed import mean_over_ranks, rank, world_size
@@ -21,6 +22,7 @@ from dfml.embedding_model import build_model
 from dfml.evaluate import embed, score
 from dfml.objective import Objective
 from dfml.recipe import Recipe
+from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
 
 SELECTED_BY = "recall_at_1"  # the validation metric by which epochs and trials are compared
 BEST = f"best_{SELECTED_BY}"  # its running best
@@ -97,14 +99,27 @@ class Training:
         )
         self.objective.train().set_warm_up(epoch <= recipe.warm_epochs)
         objective = self._distributed()
+        telemetry = self._telemetry()
         totals: dict[str, Tensor] = {}
         for images, labels in loader:
             terms = self._train_step(objective, images.to(self.device), labels.to(self.device))
             totals = {name: totals.get(name, 0.0) + term.detach() for name, term in terms.items()}
+            if telemetry is not None and self.objective.routing is not None:
+                telemetry.add(self.objective.routing)
         mean = mean_over_ranks(torch.stack(list(totals.values())) / len(batches)).tolist()
         if not all(math.isfinite(value) for value in mean):
             raise TrainingDiverged(f"the loss is {mean[0]} in epoch {epoch} at learning rate {recipe.lr}: lower it")
-        return dict(zip(totals, mean, strict=True))
+        routers = {} if telemetry is None else telemetry.figures()
+        return {**dict(zip(totals, mean, strict=True)), **routers}
+
+    def _telemetry(self) -> RouterTelemetry | None:
+        """What follows the routers through an epoch; nothing where no router trains."""
+        recipe = self.recipe
+        if recipe.routed_weight == 0:
+            return None
+        rows = np.linspace(0, len(self.train) - 1, min(PROBE_IMAGES, len(self.train))).astype(np.int64)
+        (images, _), *_ = evaluation_batches(self.train, rows, recipe, self.model.normalisation, workers=0)
+        return RouterTelemetry(self.model.backbone, images.to(self.device))
 
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = objective(images, labels)

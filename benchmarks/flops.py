@@ -1,0 +1,72 @@
+"""FLOPs of routed inference by blocks and router count: which choice saves how much.
+
+    python benchmarks/flops.py [--backbone vit_base_patch16_224] [--routers 2 3 4 6]
+
+For each K the last n blocks are factorized, n = 1 … all; an image's routed pass is counted by torch's counter. Routers start at
+random; a ViT's count hardly depends on what they choose. Prints a Markdown table and writes flops.json beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfml.factorized import allowed_routers, factorize
+from dfml.pretrained import create_backbone
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """FLOPs of a call, a multiply-add as two. Attention is counted as its matrix products: the CPU's fused one isn't known to the counter."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run()
+    return counter.get_total_flops()
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="vit_base_patch16_224")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--routers", type=int, nargs="+", default=[2, 3, 4, 6])
+    parser.add_argument(
+        "--saving", type=float, default=0.24, help="share of the FLOPs to be saved (default: the publication's)"
+    )
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = create_backbone(arguments.backbone, "random", arguments.image_size).eval()
+    images = torch.randn(1, 3, arguments.image_size, arguments.image_size)
+    dense = count_flops(lambda: model(images))
+    depth = len(factorize(model, 1).blocks)
+    allowed = allowed_routers(model)
+    routers = [k for k in arguments.routers if k in allowed]
+    saved: dict[int, list[float]] = {}
+    for k in routers:
+        saved[k] = []
+        for n in range(1, depth + 1):
+            backbone = factorize(model, k, blocks=range(depth - n, depth)).eval()
+            saved[k].append(1 - count_flops(lambda routed=backbone: routed(images, "routed")) / dense)
+    print(
+        f"{arguments.backbone}, {arguments.image_size} px: {dense / 1e9:.2f} GFLOPs an image; FLOPs saved by routed inference\n"
+    )
+    print("| blocks factorized | " + " | ".join(f"K={k}" for k in routers) + " |")
+    print("| --- |" + " ---: |" * len(routers))
+    for n in range(1, depth + 1):
+        cells = []
+        for k in routers:
+            nearest = min(saved[k], key=lambda share: abs(share - arguments.saving)) == saved[k][n - 1]
+            cells.append(f"**{saved[k][n - 1]:.1%}**" if nearest else f"{saved[k][n - 1]:.1%}")
+        first = depth - n
+        print(f"| {first}-{depth - 1} ({n}) | " + " | ".join(cells) + " |")
+    print(f"\nBold: nearest to {arguments.saving:.0%} for that K.")
+    content = {**vars(arguments), "dense_flops": dense, "saved": saved}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
