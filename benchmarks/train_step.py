@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfml.embedding_model import build_model
-from dfml.losses import ProxyAnchor
+from dfml.losses.proxy_anchor import ProxyAnchor
 from dfml.objective import Objective
 from dfml.pretrained import create_backbone
 from dfml.recipe import Recipe

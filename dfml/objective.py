@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from dfml.distributed import gather, sum_over_ranks, world_size
 from dfml.embedding_model import EmbeddingModel
 from dfml.factorized import BothPaths, RoutingSums, at_least_float32
-from dfml.losses import build_loss
+from dfml.losses.build import build_loss
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dfml.errors import InvalidInput
+from dfml.losses import CONSTANTS, LossName
 from dfml.schedule import Schedule, StepDecay
 
 
@@ -32,9 +33,9 @@ class Recipe(BaseModel):
     horizontal_flip: bool = True
 
     # Objective
-    loss: Literal["proxy_anchor"] = "proxy_anchor"
-    alpha: float = Field(default=32.0, gt=0)
-    margin: float = Field(default=0.1, ge=0)
+    loss: LossName = "proxy_anchor"
+    alpha: float | None = Field(default=None, gt=0)  # None: the publication's for this loss (dfml/losses/published.py)
+    margin: float | None = Field(default=None, ge=0)  # the publication's `mrg`; None as for alpha
     routed_weight: float = Field(default=0.5, ge=0)  # of the routed path's loss and both reconstruction terms
     embedding_reconstruction: float = Field(default=0.1, ge=0)
     stream_reconstruction: float = Field(default=1e-5, ge=0)
@@ -79,6 +80,19 @@ class Recipe(BaseModel):
             return None
         ranges = [[int(end) for end in part.split("-")] for part in self.blocks.split(",")]
         return [number for ends in ranges for number in range(ends[0], ends[-1] + 1)]
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Recipe:
+        constants = CONSTANTS[self.loss]
+        for name in ("alpha", "margin"):
+            if getattr(self, name) is not None and getattr(constants, name) is None:
+                having = [loss for loss, has in CONSTANTS.items() if getattr(has, name) is not None]
+                raise ValueError(f"the loss {self.loss} has no {name} ({', '.join(having)} have one): drop it")
+        if constants.pairs and (self.images_per_class or 1) < 2:
+            raise ValueError(
+                f"the loss {self.loss} compares images of a class within a batch: set images_per_class to 2 or more (4 is usual)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:

@@ -29,7 +29,11 @@ class ProxyAnchor(nn.Module):
         self.margin = margin
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """embeddings (B, D), L2-normalised; labels (B,) int64 in 0 … C-1."""
+        """embeddings (B, D), L2-normalised; labels (B,) int64 in 0 … C-1. Computed in float32 also under autocast."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self._loss(embeddings.to(self.proxies.dtype), labels)
+
+    def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         similarity = embeddings @ F.normalize(self.proxies, dim=-1).T  # (B, C)
         positive = F.one_hot(labels, similarity.shape[1]).bool()
         pull = _log_one_plus_sum_exp(-self.alpha * (similarity - self.margin), positive)  # (C,)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dfml.errors import InvalidInput
+from dfml.losses import CONSTANTS
 from dfml.recipe import Recipe, recipe_from
 from dfml.schedule import CosineDecay, ExponentialDecay, StepDecay
 
@@ -16,7 +17,8 @@ def test_defaults_are_the_published_recipe_for_cub() -> None:
     recipe = Recipe()
     assert recipe.backbone == "deit_small_distilled_patch16_224"
     assert recipe.embedding_size is None  # the backbone's width, 384
-    assert (recipe.loss, recipe.alpha, recipe.margin) == ("proxy_anchor", 32.0, 0.1)
+    assert recipe.loss == "proxy_anchor"
+    assert CONSTANTS[recipe.loss][1:] == (32.0, 0.1)
     assert (recipe.batch_size, recipe.lr, recipe.warm_epochs, recipe.epochs) == (120, 1e-4, 5, 60)
     assert recipe.schedule == StepDecay(step=5, gamma=0.5)
     assert (recipe.routed_weight, recipe.embedding_reconstruction, recipe.stream_reconstruction) == (0.5, 0.1, 1e-5)
@@ -56,7 +58,7 @@ BAD = [
     ({"test_crop": 1.5}, "test_crop = 1.5"),
     ({"crop_scale": 0}, "crop_scale = 0"),
     ({"seed": -1}, "seed"),  # numpy's generators take none
-    ({"loss": "triplet"}, "loss = 'triplet'"),
+    ({"loss": "hinge"}, "loss = 'hinge'"),
     ({"schedule": {"kind": "linear"}}, "'step', 'cosine', 'exponential'"),
     ({"schedule": {"kind": "step", "step": 0}}, "step = 0"),
     ({"schedule": {"kind": "step", "gamma": 1.5}}, "gamma = 1.5"),

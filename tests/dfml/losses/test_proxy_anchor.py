@@ -8,7 +8,8 @@ from pytorch_metric_learning.losses import ProxyAnchorLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfml.losses import ProxyAnchor, build_loss
+from dfml.losses.build import build_loss
+from dfml.losses.proxy_anchor import ProxyAnchor
 from dfml.recipe import recipe_from
 
 CLASSES, WIDTH = 9, 16

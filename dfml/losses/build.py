@@ -1,0 +1,30 @@
+"""From a recipe to its loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from dfml.losses.library import LIBRARY, LibraryLoss
+from dfml.losses.proxy_anchor import ProxyAnchor
+from dfml.losses.published import CONSTANTS
+
+if TYPE_CHECKING:
+    from dfml.recipe import Recipe
+
+
+def build_loss(recipe: Recipe, classes: int, width: int) -> nn.Module:
+    """The loss of a recipe for a number of training classes and an embedding width.
+
+    It takes embeddings (B, D), L2-normalised, and labels (B,) int64, and gives a scalar that is connected to the graph of the
+    embeddings even where it is 0.
+    """
+    constants = CONSTANTS[recipe.loss]
+    margin = constants.margin if recipe.margin is None else recipe.margin
+    if recipe.loss == "proxy_anchor":
+        alpha = constants.alpha if recipe.alpha is None else recipe.alpha
+        assert alpha is not None
+        assert margin is not None
+        return ProxyAnchor(classes, width, alpha=alpha, margin=margin)
+    return LibraryLoss(*LIBRARY[recipe.loss](classes, width, margin or 0.0), seed=recipe.seed)

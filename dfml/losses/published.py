@@ -1,0 +1,42 @@
+"""The losses by name, and the constants that the publication's code gives them. Needs no torch, so that recipes can check themselves."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+from dfml.errors import InvalidInput
+
+LossName = Literal["proxy_anchor", "proxy_nca", "ms", "contrastive", "triplet", "npair", "margin", "ntxent", "supcon"]
+
+
+class Constants(NamedTuple):
+    """What a recipe may change of a loss; None: the loss has no such value."""
+
+    pairs: bool  # compares images of a batch with each other, so that a batch must hold several of a class
+    alpha: float | None = None
+    margin: float | None = None  # the publication's `mrg`
+
+
+CONSTANTS: dict[LossName, Constants] = {
+    "proxy_anchor": Constants(pairs=False, alpha=32.0, margin=0.1),
+    "proxy_nca": Constants(pairs=False),
+    "ms": Constants(pairs=True),
+    "contrastive": Constants(pairs=True, margin=0.5),
+    "triplet": Constants(pairs=True, margin=0.2),
+    "npair": Constants(pairs=True),
+    "margin": Constants(pairs=True, margin=0.2),
+    "ntxent": Constants(pairs=True),
+    "supcon": Constants(pairs=True),
+}
+
+
+def loss_name(name: str) -> LossName:
+    """A loss's name here from the publication's `--loss`: "Proxy_Anchor" to "proxy_anchor", whatever its case.
+
+    Raises:
+        InvalidInput: there is no such loss.
+    """
+    for known in get_args(LossName):
+        if known == name.lower():
+            return known
+    raise InvalidInput(f"unknown loss {name!r}: name one of {', '.join(get_args(LossName))}")
