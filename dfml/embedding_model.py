@@ -14,7 +14,7 @@ from dfml.data.shards import to_rgb
 from dfml.data.transforms import Normalisation, evaluation_transform
 from dfml.errors import InvalidInput
 from dfml.factorized import BothPaths, FactorizedBackbone, Path, factorize
-from dfml.pretrained import create_backbone
+from dfml.pretrained import create_backbone, sub_blocks_of
 from dfml.recipe import Recipe
 
 
@@ -73,6 +73,8 @@ def build_model(recipe: Recipe, load_weights: bool = True) -> EmbeddingModel:
         )
     backbone = create_backbone(recipe.backbone, weights, recipe.image_size)
     factorized = factorize(backbone, recipe.routers, recipe.block_numbers())
+    own = sub_blocks_of(weights, recipe.routers)
+    factorized.load_state_dict({name: own[name] for name in factorized.state_dict() if name in own}, strict=False)
     factorized.sparse = recipe.sparse_training
     factorized.checkpointing = recipe.activation_checkpointing
     for router in factorized.all_routers():

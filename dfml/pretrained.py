@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dfml.errors import InvalidInput
+from dfml.published_layout import from_published, routers_in
 
 
 def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
@@ -22,7 +23,7 @@ def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
     Args:
         name: timm's name of the architecture.
         weights: "random"; "pretrained" (from an installed package where one carries them, else from timm's hub); or a
-            .pth or .safetensors file of timm's layout, bare or under the key "model".
+            .pth or .safetensors file of timm's layout or the publication's, bare or under the key "model".
         image_size: side in pixels, for architectures whose position embedding depends on it.
 
     Raises:
@@ -40,22 +41,50 @@ def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
     if weights == "pretrained" and name in PACKAGED:
         _load(model, PACKAGED[name](), f"the packaged weights of {name}")
     elif weights not in ("pretrained", "random"):
-        _load(model, _read(Path(weights)), weights)
+        state = read_weights(Path(weights))
+        _load(model, state if routers_in(state) is None else from_published(state)[0], weights)
     return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def sub_blocks_of(weights: str, routers: int) -> dict[str, Tensor]:
+    """What a file in the publication's layout says of the sub-blocks alone (see `from_published`); nothing for other weights.
+
+    Raises:
+        InvalidInput: the file has another number of sub-blocks.
+    """
+    if weights in ("pretrained", "random"):
+        return {}
+    state = read_weights(Path(weights))
+    found = routers_in(state)
+    if found is None:
+        return {}
+    if found != routers:
+        raise InvalidInput(
+            f"{weights} has {found} sub-blocks a block, {routers} are asked for: set routers to {found}, or convert the weights again"
+        )
+    return from_published(state)[1]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file by name; unpickles no code.
+
+    A training framework's wrapping is taken off: a dictionary under "model", "state_dict" or "model_state_dict", and the prefix
+    "module." of parallel training.
+
+    Raises:
+        InvalidInput: the file is missing or holds none.
+    """
     if not path.is_file():
         raise InvalidInput(f'weights {path} don\'t exist: name a .pth or .safetensors file, "pretrained" or "random"')
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)  # refuses pickled code
-        state: dict[str, Tensor] = content.get("model", content)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        state = next((content[key] for key in ("model", "state_dict", "model_state_dict") if key in content), content)
+        return {name.removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InvalidInput(f"{path} holds no weights that can be loaded ({reason}): name another file") from error
-    return state
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -52,6 +52,7 @@ class Recipe(BaseModel):
     # Optimisation
     epochs: int = Field(default=60, ge=1)
     warm_epochs: int = Field(default=5, ge=0)  # first epochs, in which only proxies and routers train
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
     lr: float = Field(default=1e-4, gt=0)
     proxy_lr_multiplier: float = Field(default=100.0, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)

@@ -25,3 +25,12 @@ def locate(dataset: str, data: str | None) -> Path:
             f"unknown data set {dataset!r}: name one of {', '.join(DATASETS)}, or say with --data where your packed images are"
         )
     return DATASETS[dataset]
+
+
+# The K of R@K that papers report, by data set.
+RECALL_AT: dict[str, tuple[int, ...]] = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50)}
+
+
+def recall_at(dataset: str) -> tuple[int, ...]:
+    """The K of R@K for a data set, by its name in any case; 1, 2, 4, 8 where it isn't known otherwise (CUB, Cars196)."""
+    return RECALL_AT.get(dataset.lower(), (1, 2, 4, 8))

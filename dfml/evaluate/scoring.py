@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +12,11 @@ from torch import Tensor
 from dfml.data.loader import evaluation_batches
 from dfml.data.split import ClassSubset
 from dfml.distributed import gather, rank, world_size
-from dfml.metrics import retrieval_metrics
+from dfml.metrics import clustering_metrics, retrieval_metrics
 
 if TYPE_CHECKING:
     from dfml.data.transforms import Normalisation
     from dfml.recipe import Recipe
-
-RECALL_AT = (1, 2, 4, 8)
 
 Embedder = Callable[[Tensor], Tensor]  # transformed images (B, 3, H, W) to L2-normalised embeddings (B, D)
 
@@ -43,6 +41,16 @@ def embed(
     return embeddings
 
 
-def score(embeddings: Tensor, subset: ClassSubset) -> dict[str, float]:
-    """The retrieval metrics of embeddings in the subset's order."""
-    return retrieval_metrics(embeddings, torch.from_numpy(subset.targets).to(embeddings.device), RECALL_AT)
+def score(embeddings: Tensor, subset: ClassSubset, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:
+    """R@K, R-precision and MAP@R of embeddings in the subset's order."""
+    return retrieval_metrics(embeddings, _targets(embeddings, subset), recall_at=recall_at)
+
+
+def full_score(embeddings: Tensor, subset: ClassSubset, recall_at: Sequence[int], seed: int) -> dict[str, float]:
+    """As `score`, with NMI and F1, which take a k-means clustering and so too long for every epoch."""
+    clustering = clustering_metrics(embeddings, _targets(embeddings, subset), seed)
+    return {**score(embeddings, subset, recall_at), **clustering}
+
+
+def _targets(embeddings: Tensor, subset: ClassSubset) -> Tensor:
+    return torch.from_numpy(subset.targets).to(embeddings.device)

@@ -12,21 +12,22 @@ LossName = Literal["proxy_anchor", "proxy_nca", "ms", "contrastive", "triplet", 
 class Constants(NamedTuple):
     """What a recipe may change of a loss; None: the loss has no such value."""
 
+    proxies: bool  # its parameters are proxies, which learn at a rate of their own
     pairs: bool  # compares images of a batch with each other, so that a batch must hold several of a class
     alpha: float | None = None
     margin: float | None = None  # the publication's `mrg`
 
 
 CONSTANTS: dict[LossName, Constants] = {
-    "proxy_anchor": Constants(pairs=False, alpha=32.0, margin=0.1),
-    "proxy_nca": Constants(pairs=False),
-    "ms": Constants(pairs=True),
-    "contrastive": Constants(pairs=True, margin=0.5),
-    "triplet": Constants(pairs=True, margin=0.2),
-    "npair": Constants(pairs=True),
-    "margin": Constants(pairs=True, margin=0.2),
-    "ntxent": Constants(pairs=True),
-    "supcon": Constants(pairs=True),
+    "proxy_anchor": Constants(proxies=True, pairs=False, alpha=32.0, margin=0.1),
+    "proxy_nca": Constants(proxies=True, pairs=False),
+    "ms": Constants(proxies=False, pairs=True),
+    "contrastive": Constants(proxies=False, pairs=True, margin=0.5),
+    "triplet": Constants(proxies=False, pairs=True, margin=0.2),
+    "npair": Constants(proxies=False, pairs=True),
+    "margin": Constants(proxies=False, pairs=True, margin=0.2),
+    "ntxent": Constants(proxies=False, pairs=True),
+    "supcon": Constants(proxies=False, pairs=True),
 }
 
 

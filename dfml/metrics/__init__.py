@@ -1,5 +1,6 @@
-"""Retrieval metrics on embeddings: each image is a query, all others are the gallery."""
+"""Metrics on embeddings: `retrieval` (R@K, R-precision, MAP@R, within a set or query against gallery), `clustering` (NMI, F1)."""
 
+from dfml.metrics.clustering import clustering_metrics
 from dfml.metrics.retrieval import nearest, retrieval_metrics
 
-__all__ = ["nearest", "retrieval_metrics"]
+__all__ = ["clustering_metrics", "nearest", "retrieval_metrics"]

@@ -78,7 +78,9 @@ def test_fewer_images_than_k() -> None:
     assert (given["recall_at_1"], given["recall_at_8"]) == (0.0, 1.0)
 
 
-def test_nearest_finds_the_others_most_similar_first() -> None:
+@pytest.mark.parametrize("chunk", [1, 1024])
+def test_nearest_finds_the_others_most_similar_first(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "CHUNK", chunk)
     angles = torch.tensor([0.0, 1.0, 0.3, 0.1])
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
     indices, cosines = nearest(embeddings, 3, queries=torch.tensor([0, 1]))
