@@ -1,0 +1,74 @@
+"""Miniatures of the benchmark sets, in the exact folder layouts in which they are published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+
+TRAIN, TEST, IMAGES = 5, 3, 3  # classes and images a class
+
+
+def draw(path: Path, number: int, seed: int) -> None:
+    """A noisy JPEG in the class's own colours."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3)).repeat(20, 0).repeat(16, 1)
+    noisy = np.clip(coarse + np.random.default_rng(seed).normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noisy).save(path, "JPEG")
+
+
+def cub(root: Path) -> None:
+    for number in [*range(1, TRAIN + 1), *range(101, 101 + TEST)]:
+        for i in range(IMAGES):
+            name = f"Bird_{number}"
+            draw(root / "CUB_200_2011" / "images" / f"{number:03d}.{name}" / f"{name}_{i:04d}_{i}.jpg", number, i)
+
+
+def cars(root: Path) -> None:
+    fields = [
+        ("relative_im_path", "O"),
+        *((f"bbox_{c}", "O") for c in ("x1", "y1", "x2", "y2")),
+        ("class", "O"),
+        ("test", "O"),
+    ]
+    rows = []
+    for number in [*range(1, TRAIN + 1), *range(99, 99 + TEST)]:
+        for _ in range(IMAGES):
+            path = f"car_ims/{len(rows) + 1:06d}.jpg"
+            draw(root / "cars196" / path, number, len(rows))
+            rows.append((path, 1, 1, 60, 60, number, 0))
+    names = np.array([[f"Maker Model {i}" for i in range(1, 197)]], dtype=object)
+    savemat(root / "cars196" / "cars_annos.mat", {"annotations": np.array([rows], dtype=fields), "class_names": names})
+
+
+def sop(root: Path) -> None:
+    image = 0
+    for split, classes in (("train", range(1, TRAIN + 1)), ("test", range(11319, 11319 + TEST))):
+        lines = ["image_id class_id super_class_id path"]
+        for number in classes:
+            for i in range(IMAGES):
+                image += 1
+                path = f"bicycle_final/{number}_{i}.JPG"
+                draw(root / "Stanford_Online_Products" / path, number, i)
+                lines.append(f"{image} {number} 1 {path}")
+        (root / "Stanford_Online_Products" / f"Ebay_{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def inshop(root: Path) -> None:
+    lines = []
+    for item, splits in [
+        *((i, ["train"] * IMAGES) for i in range(1, TRAIN + 1)),
+        *((i, ["query", "gallery", "gallery"]) for i in range(20, 20 + TEST)),
+    ]:
+        for i, split in enumerate(splits):
+            path = f"img/WOMEN/Tees/id_{item:08d}/0{i}_1_front.jpg"
+            draw(root / "Inshop_Clothes" / "Img" / path, item, i)
+            lines.append(f"{path}  id_{item:08d}  {split}")
+    file = root / "Inshop_Clothes" / "Eval" / "list_eval_partition.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("\n".join([str(len(lines)), "image_name item_id evaluation_status", *lines]) + "\n")
+
+
+LAYOUTS = {"cub": cub, "cars": cars, "SOP": sop, "Inshop": inshop}
