@@ -12,13 +12,8 @@ import torch
 
 from dfml.checkpoint import load
 from dfml.commands import data_folder, print_metrics
-from dfml.data.datasets import recall_at
-from dfml.data.manifest import read_manifest
-from dfml.data.shards import ShardedImages
-from dfml.data.split import subset_of_classes
 from dfml.errors import InvalidInput
-from dfml.evaluate.scoring import embed, full_score
-from dfml.metrics import retrieval_metrics
+from dfml.evaluate.final import metrics_on_test
 
 
 def evaluate(arguments: argparse.Namespace) -> dict[str, float]:
@@ -31,20 +26,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, float]:
     model = load(arguments.resume).to(device)
     data = data_folder(arguments.dataset, arguments.data, arguments.data_root)
     workers = arguments.workers if arguments.workers is not None else 4 * (device.type == "cuda")
-
-    def embedded(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-        images = ShardedImages(data, split)
-        embedder = lambda batch: model(batch, arguments.path)  # noqa: E731
-        found = embed(embedder, subset_of_classes(images), model.recipe, model.normalisation, device, workers)
-        return found, torch.from_numpy(images.labels).to(device)
-
-    at = recall_at(arguments.dataset)
-    if "gallery" in read_manifest(data).splits:
-        queries, query_labels = embedded("query")
-        gallery, gallery_labels = embedded("gallery")
-        return retrieval_metrics(queries, query_labels, gallery, gallery_labels, at)
-    embeddings, _ = embedded("test")
-    return full_score(embeddings, subset_of_classes(ShardedImages(data, "test")), at, model.recipe.seed)
+    return metrics_on_test(model, data, device, workers, arguments.path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

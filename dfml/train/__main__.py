@@ -20,13 +20,12 @@ from torch import nn
 
 from dfml.checkpoint import CONFIG, load, save_model
 from dfml.commands import data_folder, print_metrics
-from dfml.data.datasets import recall_at
-from dfml.data.manifest import FILE_NAME
+from dfml.data.manifest import FILE_NAME, read_manifest
 from dfml.data.shards import ShardedImages
-from dfml.data.split import ClassSubset, holdout_classes, subset_of_classes
+from dfml.data.split import holdout_classes, subset_of_classes
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
-from dfml.evaluate import embed, full_score
+from dfml.evaluate.final import metrics_on_test
 from dfml.losses import loss_name
 from dfml.recipe import Recipe, recipe_from
 from dfml.train.training import BEST, Training, TrainingDiverged
@@ -156,13 +155,18 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
         "manifest_sha256": hashlib.sha256((data / FILE_NAME).read_bytes()).hexdigest(),
         "protocol": arguments.protocol,
     }
-    _check_same_run(out, {"recipe": recipe.model_dump(mode="json"), **facts})
-    images, test = ShardedImages(data, "train"), _test_of(data)
+    run = {"recipe": recipe.model_dump(mode="json"), **facts}
+    _check_same_run(out, run)
+    images = ShardedImages(data, "train")
     if arguments.protocol == "holdout":
         training_classes, validation_classes = holdout_classes(np.unique(images.labels), recipe.seed)
         subsets = subset_of_classes(images, training_classes), subset_of_classes(images, validation_classes)
     else:
-        subsets = subset_of_classes(images), test
+        if "test" not in read_manifest(data).splits:
+            raise InvalidInput(
+                f"--protocol paper: {arguments.dataset} has queries and a gallery, and no test split to choose an epoch by; use holdout"
+            )
+        subsets = subset_of_classes(images), subset_of_classes(ShardedImages(data, "test"))
     workers = arguments.workers if arguments.workers is not None else 4 * (device.type == "cuda")
     training = Training(recipe, *subsets, device, workers)
     if done := _epochs_done(out):
@@ -175,12 +179,11 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
         _say(f"epoch {training.epoch}/{recipe.epochs}  loss {figures['loss']:.3f}  R@1 {figures['recall_at_1']:.3f} "
              f"(best {figures[BEST]:.3f})  {seconds:.0f} s")  # fmt: skip
         if rank() == 0:
-            _keep(out, training, facts)
+            _keep(out, training, run)
     if dist.is_initialized():
         dist.barrier()
     best = load(out / "best").to(device)
-    embeddings = embed(best, test, recipe, best.normalisation, device, workers)
-    metrics = full_score(embeddings, test, recall_at(arguments.dataset), recipe.seed)
+    metrics = metrics_on_test(best, data, device, workers)
     if rank() == 0:
         config = json.loads((out / "best" / CONFIG).read_text(encoding="utf-8"))
         _write(out / "best" / CONFIG, {**config, "test": metrics})
@@ -190,19 +193,17 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
         print(f"the model is in {out / 'best'}: dfml.load({str(out / 'best')!r})", flush=True)
 
 
-def _test_of(data: Path) -> ClassSubset:
-    return subset_of_classes(ShardedImages(data, "test"))
-
-
-def _keep(out: Path, training: Training, facts: dict[str, Any]) -> None:
+def _keep(out: Path, training: Training, run: dict[str, Any]) -> None:
     """Store the epoch just finished: its line, the best model, and what the run goes on from; then drop what is older."""
     figures = training.figures
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / RUN, run)
     with (out / "epochs.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(figures) + "\n")
     if figures["best_epoch"] == training.epoch:
         partial = out / "best.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        save_model(partial, training.model, {**facts, "figures": figures})
+        save_model(partial, training.model, {**run, "figures": figures})
         shutil.rmtree(out / "best", ignore_errors=True)
         partial.rename(out / "best")
     older = _epochs_done(out)
@@ -219,22 +220,19 @@ def _epochs_done(out: Path) -> list[Path]:
 
 
 def _check_same_run(out: Path, run: dict[str, Any]) -> None:
-    """See that a folder that holds a run holds this one, or begin it."""
+    """See that a folder that holds a run holds this one."""
     place = out / RUN
-    if place.is_file():
-        before = json.loads(place.read_text(encoding="utf-8"))
-        flat_before, flat_now = (
-            {**r["recipe"], **{k: v for k, v in r.items() if k != "recipe"}} for r in (before, run)
+    if not place.is_file():
+        return
+    before = json.loads(place.read_text(encoding="utf-8"))
+    then, now = ({**found["recipe"], **{k: v for k, v in found.items() if k != "recipe"}} for found in (before, run))
+    changed = [name for name in now if then.get(name) != now[name]]
+    if changed:
+        name = changed[0]
+        raise InvalidInput(
+            f"{out} holds a run with {name} = {then.get(name)!r}, now it is {now[name]!r}: give it again as it was to go on, or name "
+            "another --out"
         )
-        changed = [name for name in flat_now if flat_before.get(name) != flat_now[name]]
-        if changed:
-            raise InvalidInput(
-                f"{out} holds a run with {changed[0]} = {flat_before.get(changed[0])!r}, now it is {flat_now[changed[0]]!r}: give it again as "
-                "it was to go on, or name another --out"
-            )
-    elif rank() == 0:
-        out.mkdir(parents=True, exist_ok=True)
-        _write(place, run)
 
 
 def _write(place: Path, content: dict[str, Any]) -> None:

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from benchmark_layouts import IMAGES, LAYOUTS, TEST, TRAIN
 
 from dfml.data.benchmark_sets import packed_benchmark_set
 from dfml.data.manifest import read_manifest
 from dfml.data.shards import ShardedImages
 from dfml.errors import InvalidInput
+from tests.benchmark_layouts import IMAGES, LAYOUTS, TEST, TRAIN
 
 
 @pytest.mark.parametrize("dataset", ["cub", "cars", "SOP"])

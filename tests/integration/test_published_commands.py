@@ -1,0 +1,157 @@
+"""The publication's command lines, as its README has them, run to the end on miniatures in the data sets' folder layouts.
+
+The weights are DeiT-S's in shape, drawn at random, in the file format of the original release. What is added to the command lines
+fits them to so little data: a smaller batch, fewer epochs, and where things are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from tests.benchmark_layouts import LAYOUTS
+
+pytestmark = pytest.mark.integration
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONVERT = "--input deit_small_distilled_patch16_224-649709d9.pth --output pretrained_files/deit_small_distilled_factorized.pth"
+SHARED = "--loss Proxy_Anchor --model deit_small_distilled_patch16_224 --embedding-size 384 --batch-size 120"
+TRAIN = {
+    "cub": f"{SHARED} --lr 1e-4 --dataset cub --warm 5 --bn-freeze 1 --lr-decay-step 5",
+    "cars": f"{SHARED} --lr 1e-4 --dataset cars --warm 5 --bn-freeze 1 --lr-decay-step 10",
+    "SOP": f"{SHARED} --lr 6e-4 --dataset SOP --warm 1 --bn-freeze 0 --lr-decay-step 10 --lr-decay-gamma 0.25",
+}
+EPOCHS = {"cub": 6, "cars": 6, "SOP": 2}
+READ = "--readpath pretrained_files/deit_small_distilled_factorized.pth"
+
+
+def run(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def python(module: str, arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-m", module, *arguments.split()], folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a user stands: the original weights, converted, and ./data with the data sets."""
+    root = tmp_path_factory.mktemp("publication")
+    torch.manual_seed(0)
+    model = timm.create_model("deit_small_distilled_patch16_224")
+    torch.save({"model": model.state_dict()}, root / "deit_small_distilled_patch16_224-649709d9.pth")
+    done = python("dfml.convert", CONVERT, root)
+    assert done.returncode == 0, done.stderr
+    for draw in LAYOUTS.values():
+        draw(root / "data")
+    return root
+
+
+@pytest.mark.parametrize("dataset", TRAIN)
+def test_command_line_of_the_publication_runs_to_the_end(dataset: str, folder: Path) -> None:
+    done = python(
+        "dfml.train", f"{TRAIN[dataset]} {READ} --batch-size 6 --epochs {EPOCHS[dataset]} --out {dataset}", folder
+    )
+    assert done.returncode == 0, done.stderr
+    epochs = [json.loads(line) for line in (folder / dataset / "epochs.jsonl").read_text().splitlines()]
+    assert [figures["epoch"] for figures in epochs] == list(range(1, EPOCHS[dataset] + 1))
+    config = json.loads((folder / dataset / "best" / "config.json").read_text())
+    names = [1, 10, 100, 1000] if dataset == "SOP" else [1, 2, 4, 8]
+    assert list(config["test"]) == [*(f"recall_at_{k}" for k in names), "r_precision", "map_at_r", "nmi", "f1"]
+    assert all(0 <= value <= 1 for value in config["test"].values())
+    assert "the test classes were looked at once" in done.stdout
+
+    # What evaluate finds for the stored model is what train said of it.
+    again = python("dfml.evaluate", f"--resume {dataset}/best --dataset {dataset} --json", folder)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == pytest.approx(config["test"], abs=1e-6)
+
+
+def test_under_torchrun_two_processes_train_one_model_and_the_same_command_resumes(folder: Path) -> None:
+    flags = f"{TRAIN['SOP']} {READ} --batch-size 6 --protocol paper --out two".split()
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "dfml.train",
+    ]
+    done = run([*torchrun, *flags, "--epochs", "2"], folder, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/2") == 1  # one of the two speaks
+    assert "the figures flatter" in done.stdout
+    again = run([*torchrun, *flags, "--epochs", "2"], folder, OMP_NUM_THREADS="1")
+    assert again.returncode == 0, again.stderr
+    assert "going on after epoch 2 of 2" in again.stdout
+    assert len((folder / "two" / "epochs.jsonl").read_text().splitlines()) == 2
+
+
+def test_in_shop_is_scored_by_its_queries_against_its_gallery(folder: Path) -> None:
+    flags = "--dataset Inshop --model tf_efficientnet_lite0 --readpath random --image-size 32 --batch-size 6 --epochs 2 --out shop"
+    done = python("dfml.train", flags, folder)
+    assert done.returncode == 0, done.stderr
+    test = json.loads((folder / "shop" / "best" / "config.json").read_text())["test"]
+    assert list(test) == [*(f"recall_at_{k}" for k in (1, 10, 20, 30, 40, 50)), "r_precision", "map_at_r"]
+
+
+SMALL = "--model tf_efficientnet_lite0 --readpath random --image-size 32 --batch-size 6 --epochs 2"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (f"--dataset birds {SMALL}", "unknown data set 'birds'"),
+        (f"--dataset cub {SMALL} --data-root nowhere", "nowhere/CUB_200_2011 doesn't exist"),
+        (f"--dataset cub {SMALL} --loss Hinge", "unknown loss 'Hinge': name one of"),
+        (f"--dataset cub {SMALL} --loss MS", "images_per_class to 2 or more"),
+        (f"--dataset cub {SMALL} --bn-freeze 0", "set --bn-freeze 1"),
+        (f"--dataset cub {SMALL} --batch-size 600", "batch_size 600 is larger than the 12 training images"),
+        (f"--dataset cub {SMALL} --optimizer lion", "optimizer = 'lion'"),
+        (f"--dataset cub {SMALL} --warm 2", "warm_epochs 2 leaves none"),
+        ("--dataset cub --model deit_gigantic", "deit_gigantic"),
+        ("--dataset cub --readpath missing.pth", "missing.pth don't exist"),
+        (f"--dataset Inshop {SMALL} --protocol paper", "use holdout"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    flags: str, reason: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dfml.train.__main__ import main
+
+    monkeypatch.chdir(folder)
+    assert main([*flags.split(), "--out", "bad"]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert reason in error
+    assert not (folder / "bad").exists()
+
+
+def test_a_folder_of_another_run_is_not_overwritten(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dfml.train.__main__ import main
+
+    monkeypatch.chdir(folder)
+    flags = f"--dataset cub {SMALL} --out mine"
+    assert main(flags.split()) == 0
+    assert main([*flags.split(), "--lr", "5e-4"]) == 2
+    assert "holds a run with lr = 0.0001, now it is 0.0005" in capfd.readouterr().err
