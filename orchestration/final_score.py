@@ -13,8 +13,9 @@ import torch
 from dfml import storage
 from dfml.baselines import baselines
 from dfml.checkpoint import save_model
+from dfml.data.datasets import recall_at
 from dfml.distributed import rank
-from dfml.evaluate import embed, score
+from dfml.evaluate import embed, full_score, score
 from dfml.metrics import nearest
 from orchestration import layout
 from orchestration.model_card import write_model_card
@@ -38,13 +39,14 @@ def score_on_test(training: Training, test: ClassSubset, sweep: str) -> dict[str
     """
     evaluations = _count_evaluation(sweep) if rank() == 0 else 0
     embeddings = training.embed(test)
-    scores = {"winner": score(embeddings, test)}
+    at = recall_at(test.images.dataset)
+    scores = {"winner": full_score(embeddings, test, at, training.recipe.seed)}
     for name, embedder in baselines(training.recipe).items():
         embedder = embedder.to(training.device) if isinstance(embedder, torch.nn.Module) else embedder
         found = embed(
             embedder, test, training.recipe, training.model.normalisation, training.device, training.loader_workers
         )
-        scores[name] = score(found, test)
+        scores[name] = score(found, test, at)
     return {
         "test": scores,
         "test_evaluations": evaluations,

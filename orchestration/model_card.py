@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dfml.checkpoint import CONFIG
+from orchestration.results import shown_metrics
 
 CARD = """\
 # {backbone}, factorized into {routers} sub-blocks, for {dataset}
@@ -26,9 +27,7 @@ embedding = model.embed([Image.open("image.png")])  # (1, {width}), L2-normalise
 
 On the {test_rows} images of the data set's {test_classes} test classes, none of which it was trained or selected on:
 
-| | R@1 | R@2 | R-precision | MAP@R |
-| --- | --- | --- | --- | --- |
-{rows}
+{table}
 
 Protocol `{protocol}`: {protocol_in_words}
 The test classes were looked at {evaluations} time(s) in this sweep.
@@ -61,8 +60,10 @@ def write_model_card(best: Path) -> None:
 def model_card(config: dict[str, Any]) -> str:
     recipe = config["recipe"]
     scores = {"**this model**": config["test"], **config["baselines"]}
-    names = ("recall_at_1", "recall_at_2", "r_precision", "map_at_r")
-    rows = [f"| {who} | " + " | ".join(f"{m[name]:.3f}" for name in names) + " |" for who, m in scores.items()]
+    names = shown_metrics(config["test"])
+    head = [f"| | {' | '.join(names.values())} |", "|" + " --- |" * (len(names) + 1)]
+    cells = {who: [f"{m[name]:.3f}" if name in m else "" for name in names] for who, m in scores.items()}
+    table = [*head, *(f"| {who} | {' | '.join(row)} |" for who, row in cells.items())]
     return CARD.format(
         backbone=recipe["backbone"],
         routers=recipe["routers"],
@@ -71,7 +72,7 @@ def model_card(config: dict[str, Any]) -> str:
         test_rows=config["splits"]["test"]["rows"],
         test_classes=config["splits"]["test"]["classes"],
         train_classes=config["splits"]["train"]["classes"],
-        rows="\n".join(rows),
+        table="\n".join(table),
         protocol=config["protocol"],
         protocol_in_words=PROTOCOL_IN_WORDS[config["protocol"]],
         evaluations=config["test_evaluations"],

@@ -14,7 +14,7 @@ from dfml.data.shards import ShardedImages
 from orchestration import layout
 from orchestration.model_card import PROTOCOL_IN_WORDS
 from orchestration.records import describe
-from orchestration.results import TRIAL_COLUMNS, Results, trial_rows
+from orchestration.results import TRIAL_COLUMNS, Results, shown_metrics, trial_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,8 +132,8 @@ drawn at random, the last from those whose nearest image is of another class.</p
 
 def page(results: Results, files: dict[str, bytes]) -> str:
     """One HTML file with its pictures inside, so that it can be sent and opened anywhere."""
-    names = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "r_precision", "map_at_r")
-    test = [[who, *(f"{metrics[name]:.3f}" for name in names)] for who, metrics in results.test.items()]
+    names = shown_metrics(results.test["winner"])
+    test = [[who, *(f"{m[name]:.3f}" if name in m else "" for name in names)] for who, m in results.test.items()]
     numbers = [record.number for record in results.trials]
     recall = results.test["winner"]["recall_at_1"]
     others = "; ".join(f"{who} {m['recall_at_1']:.3f}" for who, m in results.test.items() if who != "winner")
@@ -145,7 +145,7 @@ def page(results: Results, files: dict[str, bytes]) -> str:
         protocol_in_words=PROTOCOL_IN_WORDS[results.protocol],
         evaluations=results.test_evaluations,
         seed=results.seed,
-        test=_table(["", "R@1", "R@2", "R@4", "R@8", "R-precision", "MAP@R"], test, 0),
+        test=_table(["", *names.values()], test, 0),
         trials=_table(TRIAL_COLUMNS, trial_rows(results.trials), numbers.index(results.winner)),
         curves=_inline(files["learning_curves.png"]),
         retrievals=_inline(files["retrievals.png"]),

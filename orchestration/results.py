@@ -70,13 +70,18 @@ def trial_rows(records: list[TrialRecord]) -> list[list[str]]:
     return rows
 
 
+def shown_metrics(metrics: dict[str, float]) -> dict[str, str]:
+    """Of a test's metrics those that tables show, with their headings: the first two R@K, R-precision, MAP@R, NMI and F1."""
+    recalls = {name: f"R@{name.rsplit('_', 1)[1]}" for name in metrics if name.startswith("recall_at_")}
+    others = {"r_precision": "R-precision", "map_at_r": "MAP@R", "nmi": "NMI", "f1": "F1"}
+    return dict(list(recalls.items())[:2]) | {name: heading for name, heading in others.items() if name in metrics}
+
+
 def show(results: Results, console: Console) -> None:
     """Print the trials, the winner and its score beside the baselines'."""
     marked = [record.number for record in results.trials].index(results.winner)
     console.table("Trials (R@1 on validation classes)", TRIAL_COLUMNS, trial_rows(results.trials), marked)
-    rows = [
-        [name, f"{m['recall_at_1']:.3f}", f"{m['recall_at_2']:.3f}", f"{m['map_at_r']:.3f}"]
-        for name, m in results.test.items()
-    ]
+    names = shown_metrics(results.test["winner"])
+    rows = [[who, *(f"{m[name]:.3f}" if name in m else "" for name in names)] for who, m in results.test.items()]
     title = f"Test classes (trial {results.winner} retrained on all training classes, {results.winner_epochs} epochs)"
-    console.table(title, ["", "R@1", "R@2", "MAP@R"], rows, 0)
+    console.table(title, ["", *names.values()], rows, 0)

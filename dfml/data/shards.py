@@ -149,6 +149,7 @@ class ShardedImages:
     """Random access to the images of one split of a packed data set.
 
     Attributes:
+        dataset: the manifest's name of the data set.
         labels: class of each row, int64 (rows,).
         class_names: the manifest's names; `class_names[label]`.
         paths: where each row came from.
@@ -170,6 +171,7 @@ class ShardedImages:
                 )
             tables.append(pq.read_table(pa.BufferReader(content), schema=SCHEMA))
         table = pa.concat_tables(tables).combine_chunks()
+        self.dataset = manifest.dataset
         self.split = split
         self.class_names = manifest.classes
         self.labels: np.ndarray = table["label"].to_numpy().astype(np.int64)
