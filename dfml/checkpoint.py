@@ -49,7 +49,12 @@ def save_model(directory: Path, model: EmbeddingModel, facts: dict[str, Any]) ->
     """
     directory.mkdir(parents=True, exist_ok=True)
     _save_weights(model, directory)
-    config = {"recipe": model.recipe.model_dump(mode="json"), "embedding_size": model.embedding_size, **facts}
+    config = {
+        "recipe": model.recipe.model_dump(mode="json"),
+        "embedding_size": model.embedding_size,
+        "class_names": model.class_names,
+        **facts,
+    }
     (directory / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
@@ -71,11 +76,12 @@ def load(where: str | Path) -> EmbeddingModel:
         try:
             config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
             recipe = recipe_from(config["recipe"])
+            class_names = config.get("class_names", ())
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"{where}/{CONFIG} is not the description of a DFML model: name the best/ folder of a sweep"
             ) from error
-        model = build_model(recipe, load_weights=False)
+        model = build_model(recipe, load_weights=False, class_names=class_names)
         try:
             model.load_state_dict(load_file(directory / WEIGHTS))
         except (SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes differ

@@ -14,7 +14,7 @@ from dfml.data.shards import to_rgb
 from dfml.data.transforms import Normalisation, evaluation_transform
 from dfml.errors import InvalidInput
 from dfml.factorized import BothPaths, FactorizedBackbone, Path, factorize
-from dfml.pretrained import create_backbone, sub_blocks_of
+from dfml.pretrained import create_backbone, pretrained_classifier, sub_blocks_of
 from dfml.recipe import Recipe
 
 
@@ -24,10 +24,11 @@ class EmbeddingModel(nn.Module):
     Attributes:
         recipe: what it was (or will be) trained with.
         embedding_size: width D of an embedding.
+        class_names: the classes of a classifier, in the order of its logits; empty for retrieval.
         normalisation: mean and standard deviation the backbone was pretrained with.
     """
 
-    def __init__(self, backbone: FactorizedBackbone, recipe: Recipe) -> None:
+    def __init__(self, backbone: FactorizedBackbone, recipe: Recipe, class_names: Sequence[str] = ()) -> None:
         super().__init__()
         self.recipe = recipe
         self.backbone = backbone
@@ -35,6 +36,8 @@ class EmbeddingModel(nn.Module):
         self.head: nn.Module = nn.Identity()
         if recipe.embedding_size is not None:
             self.head = nn.Linear(backbone.num_features, recipe.embedding_size)
+        self.class_names = tuple(class_names) if recipe.task == "classification" else ()
+        self.classifier = nn.Linear(backbone.num_features, len(self.class_names)) if self.class_names else None
         cfg = timm.get_pretrained_cfg(recipe.backbone)
         self.normalisation = Normalisation(mean=tuple(cfg.mean), std=tuple(cfg.std))
 
@@ -47,6 +50,17 @@ class EmbeddingModel(nn.Module):
         features: Tensor = self.head(self.backbone(images, path))
         return features
 
+    def logits(self, images: Tensor, path: Path = "full") -> Tensor:
+        """A classifier's logits (B, C).
+
+        Raises:
+            InvalidInput: the model embeds and has no classifier.
+        """
+        if self.classifier is None:
+            raise InvalidInput("this model was trained for retrieval and has no classifier: use embed")
+        logits: Tensor = self.classifier(self.features(images, path))
+        return logits
+
     def both_paths(self, images: Tensor) -> BothPaths:
         """Embeddings of both paths, not normalised, and the routers' distance, in one pass."""
         both = self.backbone(images, "both")
@@ -56,15 +70,33 @@ class EmbeddingModel(nn.Module):
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image], path: Path = "full") -> Tensor:
         """Embed PIL images of any size and mode: (len(images), D), L2-normalised, float32 on the CPU."""
-        transform = evaluation_transform(self.recipe, self.normalisation)
-        batch = torch.stack([transform(to_rgb(image)) for image in images])
-        self.eval()
-        embeddings: Tensor = self(batch.to(next(self.parameters()).device), path)
+        embeddings: Tensor = self.eval()(self._transformed(images), path)
         return embeddings.float().cpu()
 
+    @torch.inference_mode()
+    def classify(self, images: Sequence[Image.Image], path: Path = "full") -> Tensor:
+        """Probabilities of `class_names` for PIL images: (len(images), C), float32 on the CPU.
 
-def build_model(recipe: Recipe, load_weights: bool = True) -> EmbeddingModel:
-    """The model of a recipe; with `load_weights=False` no pretrained weights are looked for."""
+        Raises:
+            InvalidInput: the model embeds and has no classifier.
+        """
+        return self.eval().logits(self._transformed(images), path).float().softmax(dim=-1).cpu()
+
+    def _transformed(self, images: Sequence[Image.Image]) -> Tensor:
+        transform = evaluation_transform(self.recipe, self.normalisation)
+        batch = torch.stack([transform(to_rgb(image)) for image in images])
+        return batch.to(next(self.parameters()).device)
+
+
+def build_model(recipe: Recipe, load_weights: bool = True, class_names: Sequence[str] = ()) -> EmbeddingModel:
+    """The model of a recipe.
+
+    Args:
+        recipe: what to build.
+        load_weights: False: look for no pretrained weights.
+        class_names: of the training images; a classifier's, which starts from pretrained weights of as many classes where the
+            backbone's file has them, else at random.
+    """
     weights = recipe.weights if load_weights else "random"
     cfg = timm.get_pretrained_cfg(recipe.backbone) if timm.is_model(recipe.backbone) else None
     if recipe.test_size not in (None, recipe.image_size) and cfg is not None and cfg.fixed_input_size:
@@ -81,4 +113,7 @@ def build_model(recipe: Recipe, load_weights: bool = True) -> EmbeddingModel:
         router.temperature = recipe.router_temperature
     if recipe.compile:
         factorized.compile_full_path()
-    return EmbeddingModel(factorized, recipe)
+    model = EmbeddingModel(factorized, recipe, class_names)
+    if model.classifier is not None:
+        model.classifier.load_state_dict(pretrained_classifier(recipe.backbone, weights, model.classifier))
+    return model

@@ -44,12 +44,12 @@ class Objective(nn.Module):
         all_labels = gather(labels)
         if recipe.routed_weight == 0:  # plain metric learning: there is nothing to route for
             features = at_least_float32(torch.cat(self._in_parts(self.model.features, images)))
-            loss = self.metric_loss(gather(F.normalize(features, dim=-1)), all_labels)
+            loss = self.metric_loss(gather(self._compared(features)), all_labels)
             return {"loss": loss, "loss_full": loss}
         both = BothPaths.of(self._in_parts(self.model.both_paths, images))
         e_full, e_routed = F.normalize(both.full, dim=-1), F.normalize(both.routed, dim=-1)  # (B, D)
-        full = self.metric_loss(gather(e_full), all_labels)
-        routed = self.metric_loss(gather(e_routed), all_labels)
+        full = self.metric_loss(gather(self._compared(both.full)), all_labels)
+        routed = self.metric_loss(gather(self._compared(both.routed)), all_labels)
         # Sums over this rank's images; times world_size, because DistributedDataParallel takes the mean over ranks.
         embedding = (e_routed - e_full.detach()).norm(dim=-1).sum() * world_size()
         stream = both.distance * world_size()
@@ -69,6 +69,10 @@ class Objective(nn.Module):
         self.routing = RoutingSums(*(sums.detach() for sums in both.routing))
         return terms
 
+    def _compared(self, features: Tensor) -> Tensor:
+        """What the loss reads: embeddings, or a classifier's logits."""
+        return F.normalize(features, dim=-1) if self.model.classifier is None else self.model.classifier(features)
+
     def _in_parts(self, function: Callable[[Tensor], T], images: Tensor) -> list[T]:
         """`function` on the batch, or on its parts one after another, with the memory of one.
 
@@ -84,13 +88,15 @@ class Objective(nn.Module):
             return [checkpoint(function, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
 
     def set_warm_up(self, warm: bool) -> None:
-        """In warm-up only the loss's parameters (proxies) and the routers train; without a routed path no router does."""
+        """In warm-up only the loss's parameters (proxies), a classifier and the routers train; without a routed path no router does."""
         unrouted = self.model.recipe.routed_weight == 0
         for name, parameter in self.named_parameters():
-            router = is_router(name)
-            parameter.requires_grad_(
-                not (router and unrouted) and (not warm or not name.startswith("model.") or router)
-            )
+            if is_router(name):
+                parameter.requires_grad_(not unrouted)
+            else:
+                parameter.requires_grad_(
+                    not warm or not name.startswith("model.") or name.startswith("model.classifier.")
+                )
 
 
 def load_balance(routing: RoutingSums) -> Tensor:

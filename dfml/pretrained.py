@@ -65,6 +65,22 @@ def sub_blocks_of(weights: str, routers: int) -> dict[str, Tensor]:
     return from_published(state)[1]
 
 
+def pretrained_classifier(name: str, weights: str, fresh: nn.Linear) -> dict[str, Tensor]:
+    """The state of a classifier from a file of timm's layout; `fresh`'s own where there is none of its shape.
+
+    A distilled DeiT has two classifiers, one for each class token, whose logits are averaged. Ours reads the mean of the tokens, so it
+    starts from the mean of the two.
+    """
+    if weights in ("pretrained", "random"):
+        return fresh.state_dict()
+    state, cfg = read_weights(Path(weights)), timm.get_pretrained_cfg(name)
+    heads = [cfg.classifier] if isinstance(cfg.classifier, str) else list(cfg.classifier)
+    found = {kind: [state.get(f"{head}.{kind}") for head in heads] for kind in ("weight", "bias")}
+    if any(t is None or t.shape != fresh.state_dict()[kind].shape for kind, tensors in found.items() for t in tensors):
+        return fresh.state_dict()
+    return {kind: torch.stack([t for t in tensors if t is not None]).mean(dim=0) for kind, tensors in found.items()}
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pth or .safetensors file by name; unpickles no code.
 

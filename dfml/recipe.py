@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dfml.errors import InvalidInput
 from dfml.losses import CONSTANTS, LossName
 from dfml.schedule import Schedule, StepDecay
+from dfml.task import TaskName
 
 
 class Recipe(BaseModel):
@@ -36,6 +37,7 @@ class Recipe(BaseModel):
     loss: LossName = "proxy_anchor"
     alpha: float | None = Field(default=None, gt=0)  # None: the publication's for this loss (dfml/losses/published.py)
     margin: float | None = Field(default=None, ge=0)  # the publication's `mrg`; None as for alpha
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # of cross_entropy
     routed_weight: float = Field(default=0.5, ge=0)  # of the routed path's loss and both reconstruction terms
     embedding_reconstruction: float = Field(default=0.1, ge=0)
     stream_reconstruction: float = Field(default=1e-5, ge=0)
@@ -75,6 +77,11 @@ class Recipe(BaseModel):
             raise ValueError('say "all", or the blocks\' numbers from 0, such as "6-11" or "0,2,4-7"')
         return blocks
 
+    @property
+    def task(self) -> TaskName:
+        """What the loss trains for."""
+        return "classification" if self.loss == "cross_entropy" else "retrieval"
+
     def block_numbers(self) -> list[int] | None:
         """The blocks to factorize; None for all."""
         if self.blocks == "all":
@@ -89,6 +96,10 @@ class Recipe(BaseModel):
             if getattr(self, name) is not None and getattr(constants, name) is None:
                 having = [loss for loss, has in CONSTANTS.items() if getattr(has, name) is not None]
                 raise ValueError(f"the loss {self.loss} has no {name} ({', '.join(having)} have one): drop it")
+        if self.task == "classification" and self.embedding_size is not None:
+            raise ValueError("cross_entropy trains a classifier on the backbone's own features: drop embedding_size")
+        if self.task == "retrieval" and self.label_smoothing:
+            raise ValueError(f"label_smoothing belongs to cross_entropy, not to {self.loss}: drop it")
         if constants.pairs and (self.images_per_class or 1) < 2:
             raise ValueError(
                 f"the loss {self.loss} compares images of a class within a batch: set images_per_class to 2 or more (4 is usual)"

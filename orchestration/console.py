@@ -9,6 +9,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
+from dfml.task import SCORE
 from orchestration.records import TrialRecord, describe
 
 
@@ -43,8 +44,8 @@ class Console:
             f"{_title(record)}  epoch {figures['epoch']}/{last}",
             f"loss {figures['loss']:.2f}",
         ]
-        if "recall_at_1" in figures:
-            parts.append(f"validation R@1 {figures['recall_at_1']:.3f} (best {record.best:.3f})")
+        if SCORE in figures:
+            parts.append(f"validation {record.heading} {figures[SCORE]:.3f} (best {record.best:.3f})")
         parts.append(f"{figures['train_seconds']:.0f} s")
         self.say("  ".join(parts))
 
@@ -55,7 +56,7 @@ class Console:
             "stopped": "stopped early by ASHA",
             "failed": f"failed: {record.reason}",
         }
-        best = f", best validation R@1 {record.best:.3f}" if record.best is not None else ""
+        best = f", best validation {record.heading} {record.best:.3f}" if record.best is not None else ""
         left = self._trials - self._ended_before - self._ended_here
         seconds = (time.monotonic() - self._started) / self._ended_here * left
         more = f"; {left} more to run, about {_duration(seconds)}" if record.number >= 0 and left > 0 else ""

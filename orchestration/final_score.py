@@ -16,6 +16,7 @@ from dfml.checkpoint import save_model
 from dfml.data.datasets import recall_at
 from dfml.distributed import rank
 from dfml.evaluate import embed, full_score, score
+from dfml.evaluate.accuracy import accuracy
 from dfml.metrics import nearest
 from orchestration import layout
 from orchestration.model_card import write_model_card
@@ -38,6 +39,9 @@ def score_on_test(training: Training, test: ClassSubset, sweep: str) -> dict[str
         classes; `retrievals`: for some queries their rows and those of their nearest.
     """
     evaluations = _count_evaluation(sweep) if rank() == 0 else 0
+    if training.recipe.task == "classification":
+        scores = {"winner": accuracy(training.model, test, training.device, training.loader_workers)}
+        return {"test": scores, "test_evaluations": evaluations, "retrievals": []}
     embeddings = training.embed(test)
     at = recall_at(test.images.dataset)
     scores = {"winner": full_score(embeddings, test, at, training.recipe.seed)}

@@ -17,7 +17,7 @@ from dfml.data.datasets import REPOSITORY
 from dfml.data.manifest import read_manifest
 from dfml.data.order import epoch_batches
 from dfml.data.shards import read_labels
-from dfml.data.split import holdout_classes
+from dfml.data.split import holdout_rows
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
 from orchestration import layout
@@ -60,9 +60,9 @@ class Plan(BaseModel):
     def _check_batches(self) -> None:
         """See that every batch shape can be filled from the classes that trials train on."""
         labels = read_labels(self.data, "train")
-        training, _ = holdout_classes(np.unique(labels), self.seed)
-        targets = np.searchsorted(training, labels[np.isin(labels, training)])
         defaults = self.defaults()
+        training, _ = holdout_rows(labels, self.seed, defaults.task)
+        targets = np.unique(labels[training], return_inverse=True)[1]
         for batch_size in self.space.values_of("batch_size") or [defaults.batch_size]:
             for images_per_class in self.space.values_of("images_per_class") or [defaults.images_per_class]:
                 recipe = recipe_from(
@@ -77,13 +77,18 @@ class Plan(BaseModel):
         defaults = self.defaults()
         backbones = self.space.values_of("backbone") or [defaults.backbone]
         for backbone in backbones:
-            allowed = allowed_routers(create_backbone(str(backbone), "random", defaults.image_size))
-            for routers in self.space.values_of("routers") or [defaults.routers]:
-                if routers not in allowed:
-                    raise InvalidInput(
-                        f"router count {routers} doesn't divide the blocks of {backbone}; those that do: "
-                        f"{', '.join(map(str, allowed))}: change `routers` in the search space or on the command line"
-                    )
+            model = create_backbone(str(backbone), "random", defaults.image_size)
+            for blocks in self.space.values_of("blocks") or [defaults.blocks]:
+                numbers = defaults.model_copy(update={"blocks": blocks}).block_numbers()
+                self._check_divides(str(backbone), allowed_routers(model, numbers))
+
+    def _check_divides(self, backbone: str, allowed: list[int]) -> None:
+        for routers in self.space.values_of("routers") or [self.defaults().routers]:
+            if routers not in allowed:
+                raise InvalidInput(
+                    f"router count {routers} doesn't divide the blocks of {backbone}; those that do: "
+                    f"{', '.join(map(str, allowed))}: change `routers` in the search space or on the command line"
+                )
 
     def is_stored(self, sweep: str) -> bool:
         """Whether this very sweep was begun in the folder, so that it is to be resumed.

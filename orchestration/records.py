@@ -12,10 +12,8 @@ from pydantic import BaseModel
 
 from dfml import storage
 from dfml.recipe import Recipe, recipe_from
+from dfml.task import BEST_SCORE, TASKS
 from orchestration import layout
-
-SELECTED_BY = "recall_at_1"  # on the validation classes: what epochs are compared by
-SCORE = "best_recall_at_1"  # what Optuna and ASHA optimise: the running best, since both look at the last value told
 
 State = Literal["running", "finished", "stopped", "failed"]
 
@@ -41,8 +39,13 @@ class TrialRecord(BaseModel):
 
     @property
     def best(self) -> float | None:
-        """The best validation R@1 so far."""
-        return self.epochs[-1].get(SCORE) if self.epochs else None
+        """The best validation score so far: R@1, or top-1."""
+        return self.epochs[-1].get(BEST_SCORE) if self.epochs else None
+
+    @property
+    def heading(self) -> str:
+        """The score's name in tables and lines."""
+        return TASKS[self.training_recipe().task].heading
 
     @property
     def folder(self) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from dfml import storage
 from dfml.data.shards import ShardedImages
+from dfml.task import SCORE, TASKS
 from orchestration import layout
 from orchestration.model_card import PROTOCOL_IN_WORDS
 from orchestration.records import describe
-from orchestration.results import TRIAL_COLUMNS, Results, shown_metrics, trial_rows
+from orchestration.results import Results, shown_metrics, trial_columns, trial_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,10 +31,11 @@ def write_report(results: Results) -> None:
 
     matplotlib.use("Agg")  # draws to files, with or without a screen
     files = {
-        "retrievals.png": _png(retrievals(results)),
         "learning_curves.png": _png(learning_curves(results)),
         "trials.csv": trials_csv(results).encode(),
     }
+    if results.retrievals:
+        files["retrievals.png"] = _png(retrievals(results))
     files["index.html"] = page(results, files).encode()
     for name, content in files.items():
         storage.write(storage.join(results.sweep, layout.REPORT, name), content)
@@ -77,7 +79,7 @@ def _short(name: str) -> str:
 
 
 def learning_curves(results: Results) -> Figure:
-    """Validation R@1 of each trial by epoch."""
+    """Each trial's validation score by epoch."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -86,11 +88,12 @@ def learning_curves(results: Results) -> Figure:
     for record in results.trials:
         won = record.number == results.winner
         epochs = [figures["epoch"] for figures in record.epochs]
-        recalls = [figures["recall_at_1"] for figures in record.epochs]
+        recalls = [figures[SCORE] for figures in record.epochs]
         label = f"{record.number}: {describe(record.training_recipe())}{' (winner)' if won else ''}"
         axis.plot(epochs, recalls, marker="o", linewidth=3 if won else 1.5, label=label)
     axis.set_xlabel("epoch")
-    axis.set_ylabel("R@1 on validation classes")
+    task = TASKS[results.trials[0].training_recipe().task]
+    axis.set_ylabel(f"{task.heading} on {task.held_out}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
@@ -102,7 +105,7 @@ def trials_csv(results: Results) -> str:
     names = sorted({name for record in results.trials for name in record.parameters})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *names, "epochs", "best_validation_recall_at_1", "ended", "reason"])
+    writer.writerow(["trial", *names, "epochs", "best_validation_score", "ended", "reason"])
     for record in results.trials:
         sampled = [record.parameters.get(name, "") for name in names]
         writer.writerow([record.number, *sampled, len(record.epochs), record.best, record.state, record.reason or ""])
@@ -118,16 +121,17 @@ tr.best {{ font-weight: 600; background: #eef8f0 }} img {{ max-width: 100% }}
 </style>
 <h1>{title}</h1>
 <p>{summary}</p>
-<p>Protocol <b>{protocol}</b>: {protocol_in_words} The test classes were looked at {evaluations} time(s). Seed {seed}.</p>
-<h2>Test classes</h2>{test}
+<p>Protocol <b>{protocol}</b>: {protocol_in_words} The test images were looked at {evaluations} time(s). Seed {seed}.</p>
+<h2>Test</h2>{test}
 <h2>Trials</h2>{trials}
-<img alt="validation R@1 by epoch" src="{curves}">
-<h2>Retrievals</h2>
-<p>Test images and their five nearest, the cosine above each: green, the same class; red, another. The first queries are
-drawn at random, the last from those whose nearest image is of another class.</p>
-<img alt="queries and their nearest images" src="{retrievals}">
+<img alt="validation score by epoch" src="{curves}">
+{retrievals}
 </html>
 """
+RETRIEVALS = """<h2>Retrievals</h2>
+<p>Test images and their five nearest, the cosine above each: green, the same class; red, another. The first queries are
+drawn at random, the last from those whose nearest image is of another class.</p>
+<img alt="queries and their nearest images" src="{picture}">"""
 
 
 def page(results: Results, files: dict[str, bytes]) -> str:
@@ -135,20 +139,20 @@ def page(results: Results, files: dict[str, bytes]) -> str:
     names = shown_metrics(results.test["winner"])
     test = [[who, *(f"{m[name]:.3f}" if name in m else "" for name in names)] for who, m in results.test.items()]
     numbers = [record.number for record in results.trials]
-    recall = results.test["winner"]["recall_at_1"]
-    others = "; ".join(f"{who} {m['recall_at_1']:.3f}" for who, m in results.test.items() if who != "winner")
+    metric = TASKS[results.trials[0].training_recipe().task].metric
+    others = "; ".join(f"{who} {m[metric]:.3f}" for who, m in results.test.items() if who != "winner")
     return PAGE.format(
         title=html.escape(results.sweep.rstrip("/").rsplit("/", 1)[-1]),
-        summary=f"Trial {results.winner} won. Retrained on all training classes, it retrieves the right class first for "
-        f"{recall:.1%} of the test images ({html.escape(others)}).",
+        summary=f"Trial {results.winner} won. Retrained on all of the training split, it finds the right class first for "
+        f"{results.test['winner'][metric]:.1%} of the test images{f' ({html.escape(others)})' if others else ''}.",
         protocol=results.protocol,
         protocol_in_words=PROTOCOL_IN_WORDS[results.protocol],
         evaluations=results.test_evaluations,
         seed=results.seed,
         test=_table(["", *names.values()], test, 0),
-        trials=_table(TRIAL_COLUMNS, trial_rows(results.trials), numbers.index(results.winner)),
+        trials=_table(trial_columns(results.trials), trial_rows(results.trials), numbers.index(results.winner)),
         curves=_inline(files["learning_curves.png"]),
-        retrievals=_inline(files["retrievals.png"]),
+        retrievals=RETRIEVALS.format(picture=_inline(files["retrievals.png"])) if results.retrievals else "",
     )
 
 

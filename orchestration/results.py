@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dfml import storage
+from dfml.task import TASKS
 from orchestration import layout
 from orchestration.console import Console
 from orchestration.records import TrialRecord, describe
@@ -54,11 +55,12 @@ def best_trial(records: list[TrialRecord]) -> TrialRecord | None:
     return max(scored, key=lambda record: (record.best or 0.0, -record.number)) if scored else None
 
 
-TRIAL_COLUMNS = ["trial", "K", "lr", "schedule", "epochs", "validation R@1", "ended"]
+def trial_columns(records: list[TrialRecord]) -> list[str]:
+    return ["trial", "K", "lr", "schedule", "epochs", f"validation {records[0].heading}", "ended"]
 
 
 def trial_rows(records: list[TrialRecord]) -> list[list[str]]:
-    """The trials as rows of `TRIAL_COLUMNS`."""
+    """The trials as rows of `trial_columns`."""
     rows = []
     for record in records:
         recipe = record.training_recipe()
@@ -73,15 +75,24 @@ def trial_rows(records: list[TrialRecord]) -> list[list[str]]:
 def shown_metrics(metrics: dict[str, float]) -> dict[str, str]:
     """Of a test's metrics those that tables show, with their headings: the first two R@K, R-precision, MAP@R, NMI and F1."""
     recalls = {name: f"R@{name.rsplit('_', 1)[1]}" for name in metrics if name.startswith("recall_at_")}
-    others = {"r_precision": "R-precision", "map_at_r": "MAP@R", "nmi": "NMI", "f1": "F1"}
+    others = {
+        "top_1": "top-1",
+        "top_5": "top-5",
+        "r_precision": "R-precision",
+        "map_at_r": "MAP@R",
+        "nmi": "NMI",
+        "f1": "F1",
+    }
     return dict(list(recalls.items())[:2]) | {name: heading for name, heading in others.items() if name in metrics}
 
 
 def show(results: Results, console: Console) -> None:
     """Print the trials, the winner and its score beside the baselines'."""
     marked = [record.number for record in results.trials].index(results.winner)
-    console.table("Trials (R@1 on validation classes)", TRIAL_COLUMNS, trial_rows(results.trials), marked)
+    task = TASKS[results.trials[0].training_recipe().task]
+    title = f"Trials ({task.heading} on {task.held_out})"
+    console.table(title, trial_columns(results.trials), trial_rows(results.trials), marked)
     names = shown_metrics(results.test["winner"])
     rows = [[who, *(f"{m[name]:.3f}" if name in m else "" for name in names)] for who, m in results.test.items()]
-    title = f"Test classes (trial {results.winner} retrained on all training classes, {results.winner_epochs} epochs)"
+    title = f"Test {task.unit} (trial {results.winner} retrained on all training {task.unit}, {results.winner_epochs} epochs)"
     console.table(title, ["", *names.values()], rows, 0)

@@ -10,7 +10,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from orchestration.records import SCORE, TrialRecord
+from dfml.task import BEST_SCORE
+from orchestration.records import TrialRecord
 from orchestration.search_space import SearchSpace
 
 REDUCTION_FACTOR = 2  # a rung lets the better half of the trials seen there go on
@@ -85,8 +86,9 @@ def searcher(space: SearchSpace, seed: int, job: dict[str, Any], records: list[T
             study.enqueue_trial(record.parameters, user_attrs={"number": record.number})
     for point in space.first[len(records) :]:
         study.enqueue_trial(space.parameters_of(point))
+    # The running best, since Optuna and ASHA both look at the last value told.
     return OptunaSearch(
-        Sampling(space, job), metric=SCORE, mode="max", sampler=sampler, storage=memory, study_name=STUDY
+        Sampling(space, job), metric=BEST_SCORE, mode="max", sampler=sampler, storage=memory, study_name=STUDY
     )
 
 
@@ -98,7 +100,7 @@ class ResumableASHA(ASHAScheduler):
         # a trial ends by itself there and isn't killed before its last checkpoint is in.
         super().__init__(
             time_attr="epoch",
-            metric=SCORE,
+            metric=BEST_SCORE,
             mode="max",
             grace_period=first_rung(epochs, warm_epochs),
             reduction_factor=REDUCTION_FACTOR,

@@ -119,7 +119,7 @@ def _retrain(
 ) -> None:
     """Train the winner's recipe on all training classes and score it on the test classes."""
     console.say(
-        f"the winner is trial {winner.number} (validation R@1 {winner.best:.3f}): training it on all training classes "
+        f"the winner is trial {winner.number} (validation {winner.heading} {winner.best:.3f}): training it on all training classes "
         f"for {epochs} epochs, then scoring it once on the test classes"
     )
     record = load_record(sweep, layout.WINNER) or TrialRecord(number=-1, parameters={}, recipe=winner.recipe)
@@ -142,7 +142,9 @@ def _facts(plan: Plan, winner: TrialRecord, epochs: int) -> dict[str, Any]:
         "trial": winner.number,
         "trials": plan.trials,
         "epochs": epochs,
-        "validation": {k: v for k, v in winner.epochs[epochs - 1].items() if k.startswith(("recall", "r_", "map"))},
+        "validation": {
+            k: v for k, v in winner.epochs[epochs - 1].items() if k.startswith(("recall", "r_precision", "map", "top"))
+        },
         "versions": versions(),
         "git_revision": git_revision(),
     }

@@ -8,8 +8,8 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 
 from dfml import storage
+from dfml.task import SCORE
 from orchestration import layout, worker
-from orchestration.records import SELECTED_BY
 
 MAX_FAILURES = 2  # times that a run is started anew from its last checkpoint when a worker dies
 
@@ -21,7 +21,7 @@ def run_trial(config: dict[str, Any]) -> None:
         config: `number`, `recipe`, and `job`: `sweep` and `data` (places), `seed`, `epochs`, `workers`, `cpus`, `gpu`.
     """
     # The best epoch by validation and the last, which Ray keeps besides to resume from.
-    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SELECTED_BY, checkpoint_score_order="max")
+    keep = CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max")
     _fit(worker.train_trial, config, layout.trial_folder(config["number"]), keep)
 
 

@@ -19,20 +19,18 @@ if TYPE_CHECKING:
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """Train on the training classes without the held-out fifth, score every epoch on that fifth (protocol `holdout`).
+    """Train on the training split without what is held out, score every epoch on that (protocol `holdout`).
 
     Args:
         config: `recipe`; `data`, the packed data set; `seed`, which decides the split; `epochs`; `cpus`.
     """
-    import numpy as np
-
     from dfml.data.shards import ShardedImages
-    from dfml.data.split import holdout_classes, subset_of_classes
+    from dfml.data.split import training_and_validation
+    from dfml.recipe import recipe_from
 
     images = ShardedImages(Path(config["data"]), "train")
-    training_classes, validation_classes = holdout_classes(np.unique(images.labels), config["seed"])
-    subsets = (subset_of_classes(images, classes) for classes in (training_classes, validation_classes))
-    training = _training(config, *subsets)
+    task = recipe_from(config["recipe"]).task
+    training = _training(config, *training_and_validation(images, config["seed"], task))
     for figures in _epochs(training, config["epochs"]):
         _report(training, figures)
 

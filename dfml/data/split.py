@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfml.data.shards import ShardedImages
+from dfml.task import TaskName
 
 VALIDATION_SHARE = 0.2  # of the training classes (DESIGN §3)
+IMAGE_SHARE = 0.1  # of each class's images, for classification
 
 
 def holdout_classes(classes: np.ndarray, seed: int, share: float = VALIDATION_SHARE) -> tuple[np.ndarray, np.ndarray]:
@@ -16,6 +18,26 @@ def holdout_classes(classes: np.ndarray, seed: int, share: float = VALIDATION_SH
     shuffled = np.random.default_rng([seed, len(classes)]).permutation(np.sort(classes))
     cut = len(classes) - max(1, round(share * len(classes)))
     return np.sort(shuffled[:cut]), np.sort(shuffled[cut:])
+
+
+def holdout_rows(labels: np.ndarray, seed: int, task: TaskName) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on, each ascending; a pure function of the labels, the seed and the task.
+
+    For retrieval a fifth of the classes is held out (see `holdout_classes`); for classification a tenth of each class's images, at
+    least one where a class has two.
+    """
+    if task == "retrieval":
+        _, classes = holdout_classes(np.unique(labels), seed)
+        validating = np.isin(labels, classes)
+        return np.flatnonzero(~validating), np.flatnonzero(validating)
+    shuffled = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]  # images of a class together, shuffled within
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    held_out = np.where(counts > 1, np.maximum(1, np.round(IMAGE_SHARE * counts)), 0).astype(np.int64)
+    validating = np.zeros(len(labels), dtype=bool)
+    for start, count in zip(first, held_out, strict=True):
+        validating[by_class[start : start + count]] = True
+    return np.flatnonzero(~validating), np.flatnonzero(validating)
 
 
 @dataclass(frozen=True)
@@ -43,3 +65,15 @@ def subset_of_classes(images: ShardedImages, classes: np.ndarray | None = None) 
     kept = np.unique(images.labels) if classes is None else np.sort(classes)
     rows = np.flatnonzero(np.isin(images.labels, kept))
     return ClassSubset(images, rows, np.searchsorted(kept, images.labels[rows]), kept)
+
+
+def subset_of_rows(images: ShardedImages, rows: np.ndarray) -> ClassSubset:
+    """Rows of a split, given ascending, and the classes they are of."""
+    classes, targets = np.unique(images.labels[rows], return_inverse=True)
+    return ClassSubset(images, rows, targets, classes)
+
+
+def training_and_validation(images: ShardedImages, seed: int, task: TaskName) -> tuple[ClassSubset, ClassSubset]:
+    """A training split divided by `holdout_rows`."""
+    training, validating = holdout_rows(images.labels, seed, task)
+    return subset_of_rows(images, training), subset_of_rows(images, validating)

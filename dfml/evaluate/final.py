@@ -12,6 +12,7 @@ from dfml.data.manifest import read_manifest
 from dfml.data.shards import ShardedImages
 from dfml.data.split import subset_of_classes
 from dfml.embedding_model import EmbeddingModel
+from dfml.evaluate.accuracy import accuracy
 from dfml.evaluate.scoring import embed, full_score
 from dfml.factorized import Path as Way
 from dfml.metrics import retrieval_metrics
@@ -20,7 +21,7 @@ from dfml.metrics import retrieval_metrics
 def metrics_on_test(
     model: EmbeddingModel, data: Path, device: torch.device, workers: int = 0, path: Way = "full"
 ) -> dict[str, float]:
-    """R@K with the data set's own K, R-precision, MAP@R; NMI and F1 where there is one test split. All ranks must call it.
+    """R@K with the data set's own K, R-precision, MAP@R; NMI and F1 where there is one test split. A classifier's top-1 and top-5. All ranks must call it.
 
     Args:
         model: on `device`.
@@ -44,6 +45,8 @@ def metrics_on_test(
         )
         return found, torch.from_numpy(images.labels).to(device)
 
+    if model.recipe.task == "classification":
+        return accuracy(model, subset_of_classes(ShardedImages(data, "test")), device, workers, path)
     if "gallery" in manifest.splits:
         return retrieval_metrics(*embedded("query"), *embedded("gallery"), recall_at=at)
     embeddings, _ = embedded("test")

@@ -3,6 +3,6 @@
 `published` has names and constants, `proxy_anchor` our own loss, `library` those of pytorch-metric-learning, `build` makes one.
 """
 
-from dfml.losses.published import CONSTANTS, LossName, loss_name
+from dfml.losses.published import CONSTANTS, LossName, MetricLossName, loss_name
 
-__all__ = ["CONSTANTS", "LossName", "loss_name"]
+__all__ = ["CONSTANTS", "LossName", "MetricLossName", "loss_name"]

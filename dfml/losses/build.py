@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dfml.losses.cross_entropy import CrossEntropy
 from dfml.losses.library import LIBRARY, LibraryLoss
 from dfml.losses.proxy_anchor import ProxyAnchor
 from dfml.losses.published import CONSTANTS
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 def build_loss(recipe: Recipe, classes: int, width: int) -> nn.Module:
     """The loss of a recipe for a number of training classes and an embedding width.
 
-    It takes embeddings (B, D), L2-normalised, and labels (B,) int64, and gives a scalar that is connected to the graph of the
+    It takes embeddings (B, D), L2-normalised (logits (B, C) for cross-entropy), and labels (B,) int64, and gives a scalar that is connected to the graph of the
     embeddings even where it is 0.
     """
+    if recipe.loss == "cross_entropy":
+        return CrossEntropy(recipe.label_smoothing)
     constants = CONSTANTS[recipe.loss]
     margin = constants.margin if recipe.margin is None else recipe.margin
     if recipe.loss == "proxy_anchor":

@@ -6,7 +6,10 @@ from typing import Literal, NamedTuple, get_args
 
 from dfml.errors import InvalidInput
 
-LossName = Literal["proxy_anchor", "proxy_nca", "ms", "contrastive", "triplet", "npair", "margin", "ntxent", "supcon"]
+MetricLossName = Literal[
+    "proxy_anchor", "proxy_nca", "ms", "contrastive", "triplet", "npair", "margin", "ntxent", "supcon"
+]
+LossName = MetricLossName | Literal["cross_entropy"]  # the latter for classification
 
 
 class Constants(NamedTuple):
@@ -18,7 +21,7 @@ class Constants(NamedTuple):
     margin: float | None = None  # the publication's `mrg`
 
 
-CONSTANTS: dict[LossName, Constants] = {
+CONSTANTS: dict[str, Constants] = {
     "proxy_anchor": Constants(proxies=True, pairs=False, alpha=32.0, margin=0.1),
     "proxy_nca": Constants(proxies=True, pairs=False),
     "ms": Constants(proxies=False, pairs=True),
@@ -28,16 +31,17 @@ CONSTANTS: dict[LossName, Constants] = {
     "margin": Constants(proxies=False, pairs=True, margin=0.2),
     "ntxent": Constants(proxies=False, pairs=True),
     "supcon": Constants(proxies=False, pairs=True),
+    "cross_entropy": Constants(proxies=False, pairs=False),
 }
 
 
-def loss_name(name: str) -> LossName:
+def loss_name(name: str) -> MetricLossName:
     """A loss's name here from the publication's `--loss`: "Proxy_Anchor" to "proxy_anchor", whatever its case.
 
     Raises:
         InvalidInput: there is no such loss.
     """
-    for known in get_args(LossName):
+    for known in get_args(MetricLossName):
         if known == name.lower():
             return known
-    raise InvalidInput(f"unknown loss {name!r}: name one of {', '.join(get_args(LossName))}")
+    raise InvalidInput(f"unknown loss {name!r}: name one of {', '.join(get_args(MetricLossName))}")

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 import torch.distributed as dist
@@ -22,13 +21,14 @@ from dfml.checkpoint import CONFIG, load, save_model
 from dfml.commands import data_folder, print_metrics
 from dfml.data.manifest import FILE_NAME, read_manifest
 from dfml.data.shards import ShardedImages
-from dfml.data.split import holdout_classes, subset_of_classes
+from dfml.data.split import subset_of_classes, training_and_validation
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
 from dfml.evaluate.final import metrics_on_test
 from dfml.losses import loss_name
 from dfml.recipe import Recipe, recipe_from
-from dfml.train.training import BEST, Training, TrainingDiverged
+from dfml.task import BEST_SCORE
+from dfml.train.training import Training, TrainingDiverged
 
 PROTOCOLS = {
     "holdout": "a class-disjoint fifth of the training classes chose the epoch; the test classes were looked at once",
@@ -159,8 +159,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     _check_same_run(out, run)
     images = ShardedImages(data, "train")
     if arguments.protocol == "holdout":
-        training_classes, validation_classes = holdout_classes(np.unique(images.labels), recipe.seed)
-        subsets = subset_of_classes(images, training_classes), subset_of_classes(images, validation_classes)
+        subsets = training_and_validation(images, recipe.seed, recipe.task)
     else:
         if "test" not in read_manifest(data).splits:
             raise InvalidInput(
@@ -177,7 +176,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     for figures in training.epochs():
         seconds = figures["train_seconds"] + figures["validation_seconds"]
         _say(f"epoch {training.epoch}/{recipe.epochs}  loss {figures['loss']:.3f}  R@1 {figures['recall_at_1']:.3f} "
-             f"(best {figures[BEST]:.3f})  {seconds:.0f} s")  # fmt: skip
+             f"(best {figures[BEST_SCORE]:.3f})  {seconds:.0f} s")  # fmt: skip
         if rank() == 0:
             _keep(out, training, run)
     if dist.is_initialized():

@@ -21,14 +21,12 @@ from dfml.data.split import ClassSubset
 from dfml.distributed import mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
 from dfml.evaluate import embed, score
+from dfml.evaluate.accuracy import accuracy
 from dfml.losses import CONSTANTS
 from dfml.objective import Objective
 from dfml.recipe import Recipe
+from dfml.task import BEST_SCORE, SCORE, TASKS
 from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
-
-SELECTED_BY = "recall_at_1"  # the validation metric by which epochs and trials are compared
-BEST = f"best_{SELECTED_BY}"  # its running best
-
 
 # With the publication's settings beside rate and weight decay.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -71,7 +69,7 @@ class Training:
         self.validation = validation
         self.device = device
         self.loader_workers = loader_workers
-        self.model = build_model(recipe)
+        self.model = build_model(recipe, class_names=[train.images.class_names[label] for label in train.classes])
         # Channels last: convolutions run about 1.5 times as fast on CPUs, and on GPUs' tensor cores; ViTs don't mind.
         self.objective = Objective(self.model, len(train.classes)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         proxies = list(self.objective.metric_loss.parameters())
@@ -153,15 +151,18 @@ class Training:
 
     def _best(self, epoch: int, scores: dict[str, float]) -> dict[str, float]:
         """The best validation score so far and its epoch; nothing without validation."""
-        if SELECTED_BY not in scores:
+        if not scores:
             return {}
-        if scores[SELECTED_BY] > self.figures.get(BEST, -math.inf):
-            return {BEST: scores[SELECTED_BY], "best_epoch": epoch}
-        return {BEST: self.figures[BEST], "best_epoch": self.figures["best_epoch"]}
+        now = scores[TASKS[self.recipe.task].metric]
+        if now > self.figures.get(BEST_SCORE, -math.inf):
+            return {SCORE: now, BEST_SCORE: now, "best_epoch": epoch}
+        return {SCORE: now, BEST_SCORE: self.figures[BEST_SCORE], "best_epoch": self.figures["best_epoch"]}
 
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
+        if self.recipe.task == "classification":
+            return accuracy(self.model, self.validation, self.device, self.loader_workers)
         return score(self.embed(self.validation), self.validation)
 
     def embed(self, subset: ClassSubset) -> Tensor:

@@ -16,7 +16,7 @@ from dfml.data.shards import ShardedImages
 from dfml.data.split import subset_of_classes
 from dfml.distributed import gather, mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
-from dfml.losses import CONSTANTS, LossName, loss_name
+from dfml.losses import CONSTANTS, MetricLossName
 from dfml.objective import Objective
 from dfml.recipe import Recipe, recipe_from
 from dfml.train import Training
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 CPU = torch.device("cpu")
 SPLIT = (5, 2)  # of 7 images, over two ranks
 SHARES = {2: (5, 2), 4: (3, 1, 2, 1)}
-LOSSES = get_args(LossName)
+LOSSES = (*get_args(MetricLossName), "cross_entropy")
 LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
 
 VIT = {
@@ -45,9 +45,11 @@ VIT = {
 def objective(loss: str = "proxy_anchor") -> Objective:
     """In float64, so that 1e-5 leaves no room for a wrong term."""
     torch.manual_seed(0)
-    pairs = {"images_per_class": 2} if CONSTANTS[loss_name(loss)].pairs else {}
-    recipe = recipe_from({**VIT, "loss": loss, **pairs, "balance_weight": 0.2, "blocks": "0,5,11"})
-    return Objective(build_model(recipe), classes=5).double().train()
+    pairs = {"images_per_class": 2} if CONSTANTS[loss].pairs else {}
+    values = {**VIT, "loss": loss, **pairs, "balance_weight": 0.2, "blocks": "0,5,11"}
+    if loss == "cross_entropy":
+        values["embedding_size"] = None
+    return Objective(build_model(recipe_from(values), class_names="abcde"), classes=5).double().train()
 
 
 def images() -> Tensor:

@@ -63,7 +63,7 @@ def test_figures_of_an_epoch(tiny_recipe: Recipe, train: ClassSubset, validation
         assert all(np.isfinite(figures[name]) for figures in epochs)
     for i, figures in enumerate(epochs):
         recalls = [earlier["recall_at_1"] for earlier in epochs[: i + 1]]
-        assert figures["best_recall_at_1"] == max(recalls)
+        assert figures["best_score"] == max(recalls)
         assert figures["best_epoch"] == recalls.index(max(recalls)) + 1
 
 
@@ -130,12 +130,12 @@ def test_resumed_run_remembers_the_best_epoch(
 ) -> None:
     first = Training(tiny_recipe, train, validation, CPU)
     next(first.epochs())
-    first.figures["best_recall_at_1"] = 2.0  # better than any epoch can be
+    first.figures["best_score"] = 2.0  # better than any epoch can be
     first.save(tmp_path)
     second = Training(tiny_recipe, train, validation, CPU)
     second.load(tmp_path)
     last = list(second.epochs())[-1]
-    assert (last["best_recall_at_1"], last["best_epoch"]) == (2.0, 1)
+    assert (last["best_score"], last["best_epoch"]) == (2.0, 1)
 
 
 def test_loss_that_is_no_number_stops_the_run(tiny_recipe: Recipe, train: ClassSubset) -> None:

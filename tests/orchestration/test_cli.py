@@ -33,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--set", "alpha"], ["alpha", "NAME=VALUE"]),
         (["--set", "alpha=-1"], ["alpha", "-1", "greater than 0"]),
         (["--set", "backbone=resnet1000"], ["resnet1000"]),
-        (["--set", "backbone=resnet18"], ["ResNet", "VisionTransformer"]),
+        (["--set", "backbone=convnext_atto"], ["ConvNeXt", "VisionTransformer"]),
         (["--max-epochs", "1"], ["warm_epochs 1", "1 epochs"]),
         (["--set", "batch_size=4800"], ["2400 classes × 2 images", "batch_size"]),
         (["--set", "images_per_class=7"], ["images_per_class 7", "batch_size 48"]),

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestration.records import SCORE, TrialRecord, describe, load_records
+from dfml.task import BEST_SCORE
+from orchestration.records import TrialRecord, describe, load_records
 from orchestration.results import best_trial, trial_rows
 
 
 def record(number: int, values: list[float], **more: Any) -> TrialRecord:
     made = TrialRecord(number=number, parameters={"routers": 2}, recipe={"routers": 2, "lr": 3e-4}, **more)
     for epoch, value in enumerate(values, start=1):
-        made.add({"epoch": epoch, SCORE: max(values[:epoch]), "recall_at_1": value})
+        made.add({"epoch": epoch, BEST_SCORE: max(values[:epoch]), "recall_at_1": value})
     return made
 
 
 def test_an_epoch_that_a_resumed_run_reports_again_is_taken_once() -> None:
     made = record(0, [0.1, 0.2])
-    assert not made.add({"epoch": 2, SCORE: 0.9})
-    assert made.add({"epoch": 3, SCORE: 0.3})
+    assert not made.add({"epoch": 2, BEST_SCORE: 0.9})
+    assert made.add({"epoch": 3, BEST_SCORE: 0.3})
     assert [figures["epoch"] for figures in made.epochs] == [1, 2, 3]
     assert made.best == 0.3
 

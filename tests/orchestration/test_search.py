@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from orchestration.records import SCORE, TrialRecord
+from dfml.task import BEST_SCORE
+from orchestration.records import TrialRecord
 from orchestration.search import ResumableASHA, first_rung, searcher
 from orchestration.search_space import SearchSpace, build_space
 
@@ -39,11 +40,11 @@ def play(records: list[TrialRecord], until: int, seed: int = 3) -> list[TrialRec
         config = search.suggest(trial_id := f"id-{len(found)}-{search}")
         assert config is not None
         value = value_of(config)
-        search.on_trial_complete(trial_id, {SCORE: value, "training_iteration": 1})
+        search.on_trial_complete(trial_id, {BEST_SCORE: value, "training_iteration": 1})
         known = [record for record in found if record.number == config["number"]]
         record = known[0] if known else TrialRecord(number=config["number"], parameters={}, recipe=config["recipe"])
         record.parameters, record.state = config["parameters"], "finished"
-        record.epochs = [{"epoch": 1, SCORE: value}]
+        record.epochs = [{"epoch": 1, BEST_SCORE: value}]
         if not known:
             found.append(record)
     return found
@@ -91,7 +92,7 @@ def test_failed_trials_are_told_as_failed() -> None:
 
 
 def curve(number: int, values: list[float]) -> TrialRecord:
-    epochs = [{"epoch": epoch, SCORE: value} for epoch, value in enumerate(values, start=1)]
+    epochs = [{"epoch": epoch, BEST_SCORE: value} for epoch, value in enumerate(values, start=1)]
     return TrialRecord(number=number, parameters={}, recipe={}, state="finished", epochs=epochs)
 
 
@@ -99,7 +100,7 @@ def decisions(scheduler: ASHAScheduler, number: int, values: list[float]) -> lis
     trial: Any = SimpleNamespace(trial_id=f"now-{number}", config={"number": number})
     scheduler.on_trial_add(None, trial)
     return [
-        scheduler.on_trial_result(None, trial, {"epoch": epoch, SCORE: value})
+        scheduler.on_trial_result(None, trial, {"epoch": epoch, BEST_SCORE: value})
         for epoch, value in enumerate(values, start=1)
     ]
 
@@ -120,7 +121,7 @@ def test_a_cut_trial_is_judged_by_its_own_earlier_epochs() -> None:
     resumed = ResumableASHA(records, epochs=8, warm_epochs=1)
     trial: Any = SimpleNamespace(trial_id="new", config={"number": 1})
     resumed.on_trial_add(None, trial)
-    resumed.on_trial_result(None, trial, {"epoch": 3, SCORE: 0.9})
+    resumed.on_trial_result(None, trial, {"epoch": 3, BEST_SCORE: 0.9})
     # With 0.4 and 0.3 in the rung, 0.36 is in the better half; with 0.4 and 0.9 it wouldn't be.
     assert TrialScheduler.STOP not in decisions(resumed, 2, [0.1, 0.36])
 

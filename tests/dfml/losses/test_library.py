@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfml.errors import InvalidInput
-from dfml.losses import CONSTANTS, LossName, loss_name
+from dfml.losses import CONSTANTS, MetricLossName, loss_name
 from dfml.losses.build import build_loss
 from dfml.recipe import recipe_from
 
@@ -181,7 +181,7 @@ def test_what_a_miner_draws_depends_on_the_batch_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)  # nor does it disturb what others draw
 
 
-@pytest.mark.parametrize("name", get_args(LossName))
+@pytest.mark.parametrize("name", get_args(MetricLossName))
 def test_every_parameter_and_the_embeddings_have_a_gradient_even_where_the_loss_is_0(name: str) -> None:
     loss = built(name)
     apart = F.normalize(torch.eye(WIDTH, dtype=torch.float64)[[0, 1, 2]], dim=1).requires_grad_()  # no two of a class
@@ -192,7 +192,7 @@ def test_every_parameter_and_the_embeddings_have_a_gradient_even_where_the_loss_
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in loss.parameters())
 
 
-@pytest.mark.parametrize("name", get_args(LossName))
+@pytest.mark.parametrize("name", get_args(MetricLossName))
 def test_under_autocast_a_loss_is_that_of_the_rounded_embeddings_in_float32(name: str) -> None:
     loss = built(name).float()
     rounded = embeddings().bfloat16().requires_grad_()
