@@ -26,3 +26,6 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/flops.py
