@@ -47,6 +47,8 @@ class Console:
         if SCORE in figures:
             parts.append(f"validation {record.heading} {figures[SCORE]:.3f} (best {record.best:.3f})")
         parts.append(f"{figures['train_seconds']:.0f} s")
+        if collapsed := int(figures.get("routers_collapsed", 0)):
+            parts.append(f"{collapsed} router(s) collapsed")
         self.say("  ".join(parts))
 
     def ended(self, record: TrialRecord) -> None:

@@ -9,7 +9,7 @@ from dfml.errors import InvalidInput
 MetricLossName = Literal[
     "proxy_anchor", "proxy_nca", "ms", "contrastive", "triplet", "npair", "margin", "ntxent", "supcon"
 ]
-LossName = MetricLossName | Literal["cross_entropy"]  # the latter for classification
+LossName = Literal[MetricLossName, "cross_entropy"]  # the latter for classification
 
 
 class Constants(NamedTuple):

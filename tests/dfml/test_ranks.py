@@ -17,6 +17,7 @@ from dfml.data.split import subset_of_classes
 from dfml.distributed import gather, mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
 from dfml.losses import CONSTANTS, MetricLossName
+from dfml.metrics import retrieval_metrics
 from dfml.objective import Objective
 from dfml.recipe import Recipe, recipe_from
 from dfml.train import Training
@@ -54,6 +55,13 @@ def objective(loss: str = "proxy_anchor") -> Objective:
 
 def images() -> Tensor:
     return torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def points() -> tuple[Tensor, Tensor]:
+    """301 embeddings, a number that no two ranks share evenly, some of them alone in their class."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(60, (301,), generator=generator)
+    return nn.functional.normalize(torch.randn(301, 16, generator=generator) + labels[:, None] / 20, dim=1), labels
 
 
 def rows_of(number: int, rows: int) -> Tensor:
@@ -118,6 +126,8 @@ def work(number: int, folder: Path, packed: Path, recipe: Recipe) -> None:
     terms = wrapped(images()[mine], LABELS[mine])
     found["terms"] = dict(zip(terms, mean_over_ranks(torch.stack([t.detach() for t in terms.values()])), strict=True))
 
+    found["metrics"] = retrieval_metrics(*points(), recall_at=(1, 100))
+
     found["figures"], found["embeddings"] = run_training(recipe, packed)
     torch.save(found, folder / f"{number}.pt")
     dist.destroy_process_group()
@@ -167,6 +177,13 @@ def test_gather_sends_each_rank_the_gradient_of_its_rows_times_the_world_size(ra
     whole = 2 * torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
     assert torch.equal(ranks[0]["gathered gradient"], whole[:5])
     assert torch.equal(ranks[1]["gathered gradient"], whole[5:])
+
+
+def test_metrics_of_shares_are_those_of_the_whole(ranks: Found) -> None:
+    expected = retrieval_metrics(*points(), recall_at=(1, 100))
+    assert 0 < expected["recall_at_1"] < 1
+    for found in ranks:
+        assert found["metrics"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_mean_over_ranks(ranks: Found) -> None:

@@ -18,7 +18,7 @@ def test_defaults_are_the_published_recipe_for_cub() -> None:
     assert recipe.backbone == "deit_small_distilled_patch16_224"
     assert recipe.embedding_size is None  # the backbone's width, 384
     assert recipe.loss == "proxy_anchor"
-    assert CONSTANTS[recipe.loss][1:] == (32.0, 0.1)
+    assert (CONSTANTS[recipe.loss].alpha, CONSTANTS[recipe.loss].margin) == (32.0, 0.1)
     assert (recipe.batch_size, recipe.lr, recipe.warm_epochs, recipe.epochs) == (120, 1e-4, 5, 60)
     assert recipe.schedule == StepDecay(step=5, gamma=0.5)
     assert (recipe.routed_weight, recipe.embedding_reconstruction, recipe.stream_reconstruction) == (0.5, 0.1, 1e-5)
