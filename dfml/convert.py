@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from dfml.command_line import Parser, exit_code
 from dfml.errors import InvalidInput
-from dfml.pretrained import read_weights
+from dfml.pretrained import read_weights, write_weights
 from dfml.published_layout import State, routers_in, to_published
 
 
@@ -42,24 +40,22 @@ def convert(state: State, routers: int) -> State:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 2 for input that can't be used."""
-    parser = argparse.ArgumentParser(prog="python -m dfml.convert", description=__doc__)
+    parser = Parser(prog="python -m dfml.convert", description=__doc__)
     parser.add_argument(
         "--input", type=Path, required=True, metavar="FILE", help="timm's weights, .pth or .safetensors"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="where the factorized ones go, .pth")
-    parser.add_argument("--routers", type=int, default=3, metavar="K", help="sub-blocks a block (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    try:
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="where the factorized ones go, .pth or .safetensors"
+    )
+    parser.add_argument("--routers", type=int, default=3, metavar="K", help="sub-blocks a block")
+
+    def work() -> None:
+        arguments = parser.parse_args(argv)
         state = convert(read_weights(arguments.input), arguments.routers)
-    except InvalidInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    partial = arguments.output.with_name(arguments.output.name + ".partial")
-    torch.save({"model": state}, partial)
-    partial.rename(arguments.output)
-    print(f"{arguments.output}: {len(state)} tensors, each block in {arguments.routers} sub-blocks")
-    return 0
+        write_weights(arguments.output, state)
+        print(f"{arguments.output}: {len(state)} tensors, each block in {arguments.routers} sub-blocks")
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

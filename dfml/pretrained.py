@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dfml.errors import InvalidInput
@@ -101,6 +101,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InvalidInput(f"{path} holds no weights that can be loaded ({reason}): name another file") from error
+
+
+def write_weights(path: Path, state: dict[str, Tensor]) -> None:
+    """Write tensors by name, whole or not at all: .safetensors, or .pth with the state under "model" as DeiT's releases have it.
+
+    Raises:
+        InvalidInput: the ending is another, or the file can't be written.
+    """
+    if path.suffix not in (".pth", ".safetensors"):
+        raise InvalidInput(f"{path} has the ending {path.suffix!r}: name a file that ends in .pth or .safetensors")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+        else:
+            torch.save({"model": state}, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # what the three raise where a file can't be written
+        if partial.is_file():
+            partial.unlink()
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(
+            f"{path} can't be written ({reason}): name a file in a folder that you may write to"
+        ) from error
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:

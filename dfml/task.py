@@ -25,3 +25,9 @@ TASKS: dict[TaskName, Task] = {
 # Whatever the task, an epoch's figures hold its metric under the first name, and the running best under the second.
 SCORE = "score"
 BEST_SCORE = "best_score"
+
+
+def heading(metric: str) -> str:
+    """A metric's short name in tables: R@10 for recall_at_10."""
+    others = {"r_precision": "RP", "map_at_r": "MAP@R", "nmi": "NMI", "f1": "F1", "top_1": "top-1", "top_5": "top-5"}
+    return others.get(metric) or metric.replace("recall_at_", "R@")

@@ -38,6 +38,7 @@ class RouterTelemetry:
 
     def add(self, routing: RoutingSums) -> None:
         """Count a step's tokens; of this rank, without gradient."""
+        routing = RoutingSums(*(sums.double() for sums in routing))  # float32 can't count an epoch of ImageNet's
         sums = self.sums
         self.sums = routing if sums is None else RoutingSums(*(a + b for a, b in zip(sums, routing, strict=True)))
 
@@ -50,7 +51,7 @@ class RouterTelemetry:
             share of the probe's tokens that choose otherwise than at the epoch's beginning; `routers_collapsed`: how many.
         """
         assert self.sums is not None
-        tokens, entropy = (sum_over_ranks(sums.double()) for sums in (self.sums.tokens, self.sums.entropy))
+        tokens, entropy = (sum_over_ranks(sums) for sums in (self.sums.tokens, self.sums.entropy))
         total, routers = tokens.sum(dim=1), tokens.shape[1]
         loads = (tokens / total[:, None]).cpu()  # (R, K)
         collapsed = torch.nonzero(loads.max(dim=1).values > COLLAPSED).flatten().tolist() if routers > 1 else []

@@ -6,27 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import yaml
 
 from dfml import storage
+from dfml.command_line import INTERRUPTED, Parser, assignment, count, exit_code
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
 from orchestration.plan import Plan
 from orchestration.search_space import read_space
 
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidInput(f"{message}; see --help")
-
 
 def parser() -> argparse.ArgumentParser:
     """Defaults make the demo: `python run_sweep.py` needs no argument."""
-    made = _Parser(
+    made = Parser(
         prog="run_sweep.py",
         description="Search, train and keep the best factorized retrieval model of a data set. Without arguments: the demo, "
         "on the emoji that ship with the project. The same command again resumes a sweep that was interrupted.",
@@ -36,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--dataset",
         default="emoji",
         metavar="NAME",
-        help=f"data set: {', '.join(DATASETS)}, or your own with --data (default: %(default)s)",
+        help=f"data set: {', '.join(DATASETS)}, or your own with --data",
     )
     add("--data", metavar="DIR", help="folder of the packed data set (default: where NAME is known to be)")
     add("--search-space", type=Path, metavar="FILE", help="YAML file (default: search_spaces/<dataset>.yaml)")
@@ -47,16 +38,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="fix a value of the recipe, e.g. lr=3e-4; repeatable",
     )
-    add("--trials", type=_count, default=4, metavar="N", help="configurations to try (default: %(default)s)")
+    add("--trials", type=count, default=4, metavar="N", help="configurations to try")
     add(
         "--max-epochs",
-        type=_count,
+        type=count,
         metavar="E",
         help="epochs of a trial that isn't stopped early (default: the search space's)",
     )
     add(
         "--workers-per-trial",
-        type=_count,
+        type=count,
         default=2,
         metavar="W",
         help="DDP workers: one CPU core, or GPU, each at least",
@@ -65,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--storage",
         default="sweeps",
         metavar="DIR-or-S3",
-        help="where sweeps are kept: a folder or an s3:// URI (default: %(default)s)",
+        help="where sweeps are kept: a folder or an s3:// URI",
     )
     add("--name", metavar="NAME", help="name of the sweep, a folder in the storage (default: the data set's name)")
     add(
@@ -73,16 +64,9 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="S",
-        help="decides sampled configurations, split and training (default: %(default)s)",
+        help="decides sampled configurations, split and training",
     )
     return made
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is too small: give 1 or more")
-    return value
 
 
 def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
@@ -97,7 +81,7 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         raise InvalidInput(
             f"there is no search space for {arguments.dataset!r}: name one with --search-space, such as search_spaces/emoji.yaml"
         )
-    fixed = dict(_assignment(text) for text in arguments.set) | {"seed": arguments.seed}
+    fixed = dict(assignment(text) for text in arguments.set) | {"seed": arguments.seed}
     if arguments.max_epochs is not None:
         fixed["epochs"] = arguments.max_epochs
     name = arguments.name or arguments.dataset
@@ -118,18 +102,11 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
     return plan, storage.join(root, name)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InvalidInput(f"--set {text!r} isn't NAME=VALUE: give for example --set lr=3e-4")
-    return name, yaml.safe_load(value)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `run_sweep.py`; returns its exit code: 0, 2 for input that can't be used, 130 after Ctrl-C."""
-    try:
-        arguments = parser().parse_args(argv)
-        plan, sweep = plan_from(arguments)
+
+    def work() -> int | None:
+        plan, sweep = plan_from(parser().parse_args(argv))
 
         # These import Ray, which takes seconds: not before the input is known to be good.
         from orchestration.console import Console
@@ -141,7 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (Interrupted, KeyboardInterrupt):
             print("Interrupted; the same command goes on from here.", file=sys.stderr)
             return INTERRUPTED
-    except InvalidInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return None
+
+    return exit_code(work)

@@ -68,6 +68,11 @@ class Plan(BaseModel):
                 recipe = recipe_from(
                     {**self.space.recipe, "batch_size": batch_size, "images_per_class": images_per_class}
                 )
+                if recipe.batch_size < self.workers_per_trial:
+                    raise InvalidInput(
+                        f"batch_size {recipe.batch_size} is smaller than --workers-per-trial {self.workers_per_trial}, which would leave a "
+                        "worker without an image: make one larger or the other smaller"
+                    )
                 epoch_batches(targets, recipe.batch_size, recipe.images_per_class, self.seed, epoch=1)
 
     def _check_routers(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dfml import storage
-from dfml.task import TASKS
+from dfml.task import TASKS, heading
 from orchestration import layout
 from orchestration.console import Console
 from orchestration.records import TrialRecord, describe
@@ -73,17 +73,9 @@ def trial_rows(records: list[TrialRecord]) -> list[list[str]]:
 
 
 def shown_metrics(metrics: dict[str, float]) -> dict[str, str]:
-    """Of a test's metrics those that tables show, with their headings: the first two R@K, R-precision, MAP@R, NMI and F1."""
-    recalls = {name: f"R@{name.rsplit('_', 1)[1]}" for name in metrics if name.startswith("recall_at_")}
-    others = {
-        "top_1": "top-1",
-        "top_5": "top-5",
-        "r_precision": "R-precision",
-        "map_at_r": "MAP@R",
-        "nmi": "NMI",
-        "f1": "F1",
-    }
-    return dict(list(recalls.items())[:2]) | {name: heading for name, heading in others.items() if name in metrics}
+    """Of a test's metrics those that tables show, with their headings: all but the R@K after the second."""
+    recalls = [name for name in metrics if name.startswith("recall_at_")]
+    return {name: heading(name) for name in metrics if name not in recalls[2:]}
 
 
 def show(results: Results, console: Console) -> None:

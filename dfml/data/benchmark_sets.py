@@ -55,12 +55,12 @@ def _inshop(root: Path) -> Iterator[Labelled]:
         yield root / "Img" / path, item, split
 
 
-# By name in lower case: the folder and its reader.
-BENCHMARK_SETS: dict[str, tuple[str, Callable[[Path], Iterator[Labelled]]]] = {
-    "cub": ("CUB_200_2011", _cub),
-    "cars": ("cars196", _cars),
-    "sop": ("Stanford_Online_Products", _sop),
-    "inshop": ("Inshop_Clothes", _inshop),
+# By name in lower case: its folder, under each name that is in use, and its reader. The publication's README spells SOP's with two d.
+BENCHMARK_SETS: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[Labelled]]]] = {
+    "cub": (("CUB_200_2011",), _cub),
+    "cars": (("cars196",), _cars),
+    "sop": (("Stanford_Online_Products", "Standford_Online_Products"), _sop),
+    "inshop": (("Inshop_Clothes",), _inshop),
 }
 SPLITS = ("train", "test", "query", "gallery")
 
@@ -77,8 +77,9 @@ def read_benchmark_set(dataset: str, data_root: Path) -> Iterator[ImageRow]:
     """
     if dataset.lower() not in BENCHMARK_SETS:
         raise InvalidInput(f"unknown data set {dataset!r}: name one of {', '.join(BENCHMARK_SETS)}")
-    folder, reader = BENCHMARK_SETS[dataset.lower()]
-    found = sorted(reader(_existing(data_root / folder)), key=lambda row: SPLITS.index(row[2]))  # stable
+    folders, reader = BENCHMARK_SETS[dataset.lower()]
+    root = next((data_root / name for name in folders if (data_root / name).exists()), data_root / folders[0])
+    found = sorted(reader(_existing(root)), key=lambda row: SPLITS.index(row[2]))  # stable
     for file, class_name, split in found:
         yield ImageRow(_existing(file).read_bytes(), class_name, file.relative_to(data_root).as_posix(), split)
 
@@ -89,10 +90,18 @@ def packed_benchmark_set(dataset: str, data_root: Path) -> Path:
     Raises:
         InvalidInput: as `read_benchmark_set`, or an image can't be decoded.
     """
-    out = data_root / "packed" / dataset.lower()
-    if not (out / FILE_NAME).is_file():
-        pack(read_benchmark_set(dataset, data_root), out, dataset.lower())
-    return out
+    if not is_packed(dataset, data_root):
+        pack(read_benchmark_set(dataset, data_root), _packed(dataset, data_root), dataset.lower())
+    return _packed(dataset, data_root)
+
+
+def is_packed(dataset: str, data_root: Path) -> bool:
+    """Whether `packed_benchmark_set` has its shards already."""
+    return (_packed(dataset, data_root) / FILE_NAME).is_file()
+
+
+def _packed(dataset: str, data_root: Path) -> Path:
+    return data_root / "packed" / dataset.lower()
 
 
 def _existing(path: Path) -> Path:

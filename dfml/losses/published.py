@@ -35,13 +35,15 @@ CONSTANTS: dict[str, Constants] = {
 }
 
 
-def loss_name(name: str) -> MetricLossName:
+def loss_name(name: str) -> LossName:
     """A loss's name here from the publication's `--loss`: "Proxy_Anchor" to "proxy_anchor", whatever its case.
 
     Raises:
         InvalidInput: there is no such loss.
     """
-    for known in get_args(MetricLossName):
+    names = get_args(LossName)
+    for known in names:
         if known == name.lower():
-            return known
-    raise InvalidInput(f"unknown loss {name!r}: name one of {', '.join(get_args(MetricLossName))}")
+            loss: LossName = known
+            return loss
+    raise InvalidInput(f"unknown loss {name!r}: name one of {', '.join(names)}")

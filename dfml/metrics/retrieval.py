@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dfml.distributed import rank, sum_over_ranks, world_size
+from dfml.errors import InvalidInput
 
 CHUNK = 256  # queries at a time
 SORTED_K = 64  # R@K up to this K comes with the sorted neighbours; beyond it counting is cheaper than sorting
@@ -52,6 +53,9 @@ def retrieval_metrics(
         gallery: (n, D); without it each query is looked for among all others.
         gallery_labels: (n,) int64; given where `gallery` is.
         recall_at: the K of R@K.
+
+    Raises:
+        InvalidInput: no query can be answered.
     """
     alone = gallery is None
     if gallery is None or gallery_labels is None:
@@ -59,6 +63,11 @@ def retrieval_metrics(
     members = _Members(gallery_labels)
     r = members.count(query_labels) - int(alone)  # (q,)
     answerable = torch.nonzero(r > 0).flatten()
+    if len(answerable) == 0:
+        raise InvalidInput(
+            f"none of {len(queries)} queries has {'another' if alone else 'an'} image of its class to be found, so there is nothing to "
+            "score: give classes two images or more"
+        )
     largest = int(r.max())
     k = min(len(gallery) - int(alone), max(largest, *(at for at in recall_at if at <= SORTED_K), 1))
     names = [*(f"recall_at_{at}" for at in recall_at), "r_precision", "map_at_r"]

@@ -20,6 +20,7 @@ from dfml.data.order import epoch_batches
 from dfml.data.split import ClassSubset
 from dfml.distributed import mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
+from dfml.errors import InvalidInput
 from dfml.evaluate import embed, score
 from dfml.evaluate.accuracy import accuracy
 from dfml.losses import CONSTANTS
@@ -37,6 +38,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+# Called after each step with the epoch, the step and the epoch's steps, counted from 1, and the step's terms.
+OnStep = Callable[[int, int, int, dict[str, Tensor]], None]
+
+
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a number; going on would be a waste."""
 
@@ -51,6 +56,9 @@ class Training:
         device: where this rank computes.
         loader_workers: processes that decode and augment, per rank; 0: in this process.
 
+    Raises:
+        InvalidInput: the backbone or its weights can't be used, or a batch can't be filled, or not be divided among the ranks.
+
     Attributes:
         figures: what the last finished epoch yielded; empty before the first.
     """
@@ -63,6 +71,13 @@ class Training:
         device: torch.device,
         loader_workers: int = 0,
     ) -> None:
+        if recipe.batch_size < world_size():
+            raise InvalidInput(
+                f"batch_size {recipe.batch_size} leaves some of {world_size()} workers without an image: make it {world_size()} or more"
+            )
+        epoch_batches(
+            train.targets, recipe.batch_size, recipe.images_per_class, recipe.seed, epoch=1
+        )  # see that it can
         torch.manual_seed(recipe.seed)  # proxies, routers and a linear head start the same on every rank
         self.recipe = recipe
         self.train = train
@@ -85,19 +100,19 @@ class Training:
         """The last finished epoch, 0 before the first."""
         return int(self.figures.get("epoch", 0))
 
-    def epochs(self, last: int | None = None) -> Iterator[dict[str, float]]:
+    def epochs(self, last: int | None = None, on_step: OnStep | None = None) -> Iterator[dict[str, float]]:
         """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks."""
         for epoch in range(self.epoch + 1, (last or self.recipe.epochs) + 1):
             started = time.perf_counter()
             lr = self._set_learning_rate(epoch)
-            losses = self._train_epoch(epoch)
+            losses = self._train_epoch(epoch, on_step)
             trained = time.perf_counter()
             scores = self._validate()
             seconds = {"train_seconds": trained - started, "validation_seconds": time.perf_counter() - trained}
             self.figures = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
             yield self.figures
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, on_step: OnStep | None) -> dict[str, float]:
         recipe = self.recipe
         batches = epoch_batches(self.train.targets, recipe.batch_size, recipe.images_per_class, recipe.seed, epoch)
         loader = training_batches(
@@ -107,11 +122,13 @@ class Training:
         objective = self._distributed()
         telemetry = self._telemetry()
         totals: dict[str, Tensor] = {}
-        for images, labels in loader:
+        for step, (images, labels) in enumerate(loader, start=1):
             terms = self._train_step(objective, images.to(self.device), labels.to(self.device))
             totals = {name: totals.get(name, 0.0) + term.detach() for name, term in terms.items()}
             if telemetry is not None and self.objective.routing is not None:
                 telemetry.add(self.objective.routing)
+            if on_step is not None:
+                on_step(epoch, step, len(batches), terms)
         mean = mean_over_ranks(torch.stack(list(totals.values())) / len(batches)).tolist()
         if not all(math.isfinite(value) for value in mean):
             raise TrainingDiverged(f"the loss is {mean[0]} in epoch {epoch} at learning rate {recipe.lr}: lower it")

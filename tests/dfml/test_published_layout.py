@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,13 +29,13 @@ def deit(**options: object) -> nn.Module:
     return model.eval()
 
 
-def converted(tmp_path: Path, file: str = "in.pth", nested: bool = True, routers: int = 3) -> Path:
+def converted(tmp_path: Path, file: str = "in.pth", nested: bool = True, routers: int = 3, to: str = "out.pth") -> Path:
     state = deit().state_dict()
     if file.endswith(".safetensors"):
         save_file(state, tmp_path / file)
     else:
         torch.save({"model": state} if nested else state, tmp_path / file)
-    out = tmp_path / "new" / "out.pth"
+    out = tmp_path / "new" / to
     arguments = ["--input", str(tmp_path / file), "--output", str(out), "--routers", str(routers)]
     assert main(arguments) == 0
     return out
@@ -69,6 +70,13 @@ def test_model_of_a_converted_file_is_timms(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     expected = deit().forward_head(deit().forward_features(images), pre_logits=True)
     torch.testing.assert_close(build_model(recipe).eval().backbone(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_output_is_written_in_the_format_its_ending_says(tmp_path: Path) -> None:
+    safe, pickled = load_file(converted(tmp_path, to="out.safetensors")), read(converted(tmp_path))
+    assert safe.keys() == pickled.keys()
+    assert all(torch.equal(safe[name], pickled[name]) for name in safe)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out.pth", "out.safetensors"]
 
 
 def test_trained_file_of_the_publication_keeps_its_biases_and_routers(tmp_path: Path) -> None:
@@ -111,7 +119,21 @@ def test_input_that_can_not_be_converted_is_refused_and_nothing_written(
     assert main(["--input", str(source), "--output", str(out), *arguments]) == 2
     captured = capsys.readouterr().err
     assert captured.count("\n") == 1
-    import re
-
     assert re.search(reason, captured)
     assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("out.bin", r"ending '\.bin'"), ("in.pth/out.pth", "can't be written")],
+    ids=["ending", "folder"],
+)
+def test_output_that_cannot_be_written_is_refused(
+    output: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": deit().state_dict()}, tmp_path / "in.pth")
+    assert main(["--input", str(tmp_path / "in.pth"), "--output", str(tmp_path / output)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(reason, error)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]

@@ -82,6 +82,24 @@ def test_command_line_of_the_publication_runs_to_the_end(dataset: str, folder: P
     assert json.loads(again.stdout) == pytest.approx(config["test"], abs=1e-6)
 
 
+def test_weights_of_the_publication_are_evaluated_as_they_are(folder: Path) -> None:
+    """Converted weights, dense ones, and a checkpoint as the publication's train.py saves it: one full path, one score."""
+    state = torch.load(folder / "pretrained_files" / "deit_small_distilled_factorized.pth", weights_only=True)["model"]
+    torch.save({"model_state_dict": state}, folder / "cub_best.pth")
+    found = []
+    for file in (
+        "cub_best.pth",
+        "pretrained_files/deit_small_distilled_factorized.pth",
+        "deit_small_distilled_patch16_224-649709d9.pth",
+    ):
+        done = python("dfml.evaluate", f"--resume {file} --dataset cub --json", folder)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert list(found[0])[:2] == ["recall_at_1", "recall_at_2"]
+    assert found[1] == found[0]
+    assert found[2] == pytest.approx(found[0], abs=1e-6)
+
+
 def test_under_torchrun_two_processes_train_one_model_and_the_same_command_resumes(folder: Path) -> None:
     flags = f"{TRAIN['SOP']} {READ} --batch-size 6 --protocol paper --out two".split()
     torchrun = [
@@ -101,11 +119,17 @@ def test_under_torchrun_two_processes_train_one_model_and_the_same_command_resum
     again = run([*torchrun, *flags, "--epochs", "2"], folder, OMP_NUM_THREADS="1")
     assert again.returncode == 0, again.stderr
     assert "going on after epoch 2 of 2" in again.stdout
+    assert again.stdout.count("Test classes, epoch") == 1
+    config = json.loads((folder / "two" / "best" / "config.json").read_text())
+    flags = ["--resume", "two/best", "--dataset", "SOP", "--json"]
+    scored = run([*torchrun[:-1], "dfml.evaluate", *flags], folder)
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout) == pytest.approx(config["test"], abs=1e-6)
     assert len((folder / "two" / "epochs.jsonl").read_text().splitlines()) == 2
 
 
 def test_in_shop_is_scored_by_its_queries_against_its_gallery(folder: Path) -> None:
-    flags = "--dataset Inshop --model tf_efficientnet_lite0 --readpath random --image-size 32 --batch-size 6 --epochs 2 --out shop"
+    flags = "--dataset Inshop --set sparse_training=true --model tf_efficientnet_lite0 --readpath random --image-size 32 --batch-size 6 --epochs 2 --out shop"
     done = python("dfml.train", flags, folder)
     assert done.returncode == 0, done.stderr
     test = json.loads((folder / "shop" / "best" / "config.json").read_text())["test"]
@@ -126,8 +150,11 @@ SMALL = "--model tf_efficientnet_lite0 --readpath random --image-size 32 --batch
         (f"--dataset cub {SMALL} --batch-size 600", "batch_size 600 is larger than the 12 training images"),
         (f"--dataset cub {SMALL} --optimizer lion", "optimizer = 'lion'"),
         (f"--dataset cub {SMALL} --warm 2", "warm_epochs 2 leaves none"),
+        (f"--dataset cub {SMALL} --set lr=1", "--set lr: a flag of its own gives lr"),
+        (f"--dataset cub {SMALL} --set colour=1", "a recipe has no 'colour'"),
+        (f"--dataset cub {SMALL} --set precision=int4", "precision = 'int4'"),
         ("--dataset cub --model deit_gigantic", "deit_gigantic"),
-        ("--dataset cub --readpath missing.pth", "missing.pth don't exist"),
+        ("--dataset cub --readpath missing.pth --batch-size 6", "missing.pth don't exist"),
         (f"--dataset Inshop {SMALL} --protocol paper", "use holdout"),
     ],
 )

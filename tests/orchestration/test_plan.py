@@ -57,3 +57,8 @@ def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
     pack([ImageRow(images.encoded(0), "a", "a.webp", "train")], tmp_path, "half")
     with pytest.raises(InvalidInput, match="no split 'test'"):
         plan(data=tmp_path).check()
+
+
+def test_a_batch_smaller_than_the_workers_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="batch_size 120 is smaller than --workers-per-trial 121"):
+        plan(workers_per_trial=121).check()

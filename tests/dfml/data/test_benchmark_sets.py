@@ -51,6 +51,12 @@ def test_a_packed_set_is_used_again_without_the_images(tmp_path: Path) -> None:
     assert packed_benchmark_set("cub", tmp_path) == first
 
 
+def test_sop_is_found_under_the_name_that_the_publications_readme_gives_it(tmp_path: Path) -> None:
+    LAYOUTS["SOP"](tmp_path)
+    (tmp_path / "Stanford_Online_Products").rename(tmp_path / "Standford_Online_Products")
+    assert read_manifest(packed_benchmark_set("SOP", tmp_path)).splits["train"].classes == TRAIN
+
+
 @pytest.mark.parametrize(
     ("dataset", "missing"),
     [

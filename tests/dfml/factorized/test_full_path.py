@@ -10,9 +10,10 @@ import timm
 import torch
 from backbones import BACKBONES, randomised, vit
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dfml import factorize
-from dfml.factorized import allowed_routers
+from dfml.factorized import FactorizedBackbone, allowed_routers
 from dfml.factorized.backbone import FactorizedBlock
 from dfml.pretrained import create_backbone
 
@@ -125,27 +126,65 @@ def test_allowed_routers_divide_the_expanded_channels_of_every_block() -> None:
     assert allowed_routers(model) == [k for k in range(1, 97) if all(width % k == 0 for width in widths)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-@torch.inference_mode()
-def test_full_path_survives_a_save_and_a_load(name: str, tmp_path: Path, images: torch.Tensor) -> None:
-    model = BACKBONES[name]()
-    save_file(
-        {n: t.contiguous() for n, t in factorize(model, ROUTERS[name]).state_dict().items()}, tmp_path / "w.safetensors"
-    )
-    another = factorize(BACKBONES[name](), ROUTERS[name]).eval()
+def saved_and_loaded(model: nn.Module, routers: int, folder: Path) -> FactorizedBackbone:
+    """The factorization of `model` through a file, into one whose own parameters were all 0."""
+    state = {name: tensor.contiguous() for name, tensor in factorize(model, routers).state_dict().items()}
+    save_file(state, folder / "w.safetensors")
+    another = factorize(model, routers).eval()
     for parameter in another.parameters():
         parameter.zero_()
-    another.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    another.load_state_dict(load_file(folder / "w.safetensors"))
+    return another
+
+
+@pytest.mark.parametrize(("name", "routers"), CASES)
+@torch.inference_mode()
+def test_full_path_survives_a_save_and_a_load(name: str, routers: int, tmp_path: Path, images: torch.Tensor) -> None:
+    model = BACKBONES[name]()
+    another = saved_and_loaded(model, routers, tmp_path)
     torch.testing.assert_close(another(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+# As users name them, at the size of their images.
+TIMM = (
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
+    "deit_tiny_patch16_224",
+    "deit_small_patch16_224",
+    "deit_small_distilled_patch16_224",
+    "deit_base_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_wee_patch16_reg1_gap_256",
+    "resnet18",
+    "resnet50",
+    "tf_efficientnet_lite0",
+    "mobilenetv2_100",
+)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", TIMM)
+@torch.inference_mode()
+def test_full_path_of_timms_models_in_their_own_size(name: str, tmp_path: Path) -> None:
+    size = timm.get_pretrained_cfg(name).input_size[1]
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    model = randomised(timm.create_model(name, num_classes=0))
+    expected, allowed = model(images), allowed_routers(model)
+    assert allowed[:2] != [1]
+    for routers in {1, 2, 3, 4, 6} & set(allowed):
+        torch.testing.assert_close(factorize(model, routers).eval()(images), expected, rtol=1e-4, atol=1e-4)
+    another = saved_and_loaded(model, allowed[1], tmp_path)
+    torch.testing.assert_close(another(images), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.integration
 @torch.inference_mode()
-def test_distilled_deit_at_224_pixels_is_the_timm_model_and_its_embedding_the_mean_of_both_tokens() -> None:
+def test_embedding_of_a_distilled_deit_is_the_mean_of_both_class_tokens() -> None:
     model = randomised(timm.create_model("deit_small_distilled_patch16_224", num_classes=0))
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     given = factorize(model, 3).eval()(images)
-    torch.testing.assert_close(given, model(images), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(given, model.forward_features(images)[:, :2].mean(1), rtol=1e-4, atol=1e-4)
 
 

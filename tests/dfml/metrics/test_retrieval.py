@@ -8,6 +8,7 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 from torch.nn import functional as F
 
+from dfml.errors import InvalidInput
 from dfml.metrics import nearest, retrieval, retrieval_metrics
 
 
@@ -86,3 +87,10 @@ def test_nearest_finds_the_others_most_similar_first(chunk: int, monkeypatch: py
     indices, cosines = nearest(embeddings, 3, queries=torch.tensor([0, 1]))
     assert indices.tolist() == [[3, 2, 1], [2, 3, 0]]
     torch.testing.assert_close(cosines[0], torch.tensor([0.1, 0.3, 1.0]).cos())
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["among each other", "in a gallery"])
+def test_nothing_to_be_found_is_refused(alone: bool) -> None:
+    gallery = () if alone else (torch.eye(4)[2:], torch.tensor([7, 8]))
+    with pytest.raises(InvalidInput, match=r"none of 2 queries .* two images or more"):
+        retrieval_metrics(torch.eye(4)[:2], torch.tensor([0, 1]), *gallery)

@@ -1,0 +1,71 @@
+"""What all commands share: bad input is one sentence and exit code 2, and `--help` names units and defaults. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import yaml
+
+from dfml.errors import InvalidInput
+
+INVALID = 2
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `InvalidInput` for flags that can't be used, and says each flag's default where there is one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": _Help, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        said = action.help or ""
+        unsaid = action.default is not None and action.option_strings and action.nargs != 0 and "(default" not in said
+        return f"{said} (default: %(default)s)" if unsaid and action.default != [] else said
+
+
+def count(text: str) -> int:
+    """A flag's type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small: give 1 or more")
+    return value
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """A name and a value from "NAME=VALUE", the value as YAML reads it.
+
+    Raises:
+        InvalidInput: it isn't of that form.
+    """
+    name, equals, value = text.partition("=")
+    try:
+        if equals and name:
+            return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise InvalidInput(f"--set {text!r} isn't NAME=VALUE: give for example --set lr=3e-4")
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Do a command's work: its own exit code, 0 where it gives none, 2 for input that can't be used, said in one sentence."""
+    try:
+        return work() or 0
+    except InvalidInput as error:
+        complain(error)
+        return INVALID
+
+
+def complain(error: Exception) -> None:
+    """Say on standard error what went wrong; of torchrun's processes one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr)
