@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dfml.data.benchmark_sets import BENCHMARK_SETS, is_packed, packed_benchmark_set
+from dfml.data.benchmark_sets import BENCHMARK_SETS, benchmark_folder, is_packed, packed_benchmark_set
 from dfml.data.datasets import locate
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
@@ -55,7 +55,7 @@ def data_folder(dataset: str, data: str | None, data_root: Path) -> Path:
     if rank() == 0:
         try:
             if not is_packed(dataset, data_root):
-                print(f"packing {dataset} from {data_root}, this once …", file=sys.stderr, flush=True)
+                print(f"packing {benchmark_folder(dataset, data_root)}, this once …", file=sys.stderr, flush=True)
             packed_benchmark_set(dataset, data_root)
         except InvalidInput as error:  # the others must hear of it, or they wait for ever
             failure = str(error)

@@ -75,13 +75,23 @@ def read_benchmark_set(dataset: str, data_root: Path) -> Iterator[ImageRow]:
     Raises:
         InvalidInput: there is no such set, or a folder or file of it is missing.
     """
-    if dataset.lower() not in BENCHMARK_SETS:
-        raise InvalidInput(f"unknown data set {dataset!r}: name one of {', '.join(BENCHMARK_SETS)}")
-    folders, reader = BENCHMARK_SETS[dataset.lower()]
-    root = next((data_root / name for name in folders if (data_root / name).exists()), data_root / folders[0])
-    found = sorted(reader(_existing(root)), key=lambda row: SPLITS.index(row[2]))  # stable
+    folder = benchmark_folder(dataset, data_root)
+    _, reader = BENCHMARK_SETS[dataset.lower()]
+    found = sorted(reader(folder), key=lambda row: SPLITS.index(row[2]))  # stable
     for file, class_name, split in found:
         yield ImageRow(_existing(file).read_bytes(), class_name, file.relative_to(data_root).as_posix(), split)
+
+
+def benchmark_folder(dataset: str, data_root: Path) -> Path:
+    """The set's own folder, under whichever of its names it is there.
+
+    Raises:
+        InvalidInput: there is no such set, or no such folder.
+    """
+    if dataset.lower() not in BENCHMARK_SETS:
+        raise InvalidInput(f"unknown data set {dataset!r}: name one of {', '.join(BENCHMARK_SETS)}")
+    names, _ = BENCHMARK_SETS[dataset.lower()]
+    return _existing(next((data_root / name for name in names if (data_root / name).exists()), data_root / names[0]))
 
 
 def packed_benchmark_set(dataset: str, data_root: Path) -> Path:
