@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dfml.factorized.backbone import BlockOutput, FactorizedBlock, RoutingSums
 from dfml.factorized.router import Router, Routing
-from dfml.factorized.sub_blocks import routing_distance, straight_through
+from dfml.factorized.sub_blocks import inner, straight_through, with_slope
 
 Part = tuple[int, int]  # k, K: the k-th of K equal parts of the hidden channels
 WHOLE: Part = (0, 1)
@@ -62,10 +62,12 @@ class FactorizedConvBlock(FactorizedBlock):
     def both(self, full: Tensor, routed: Tensor, sparse: bool) -> BlockOutput:
         full_out = self.full(full)
         out, routing, values = self._routed(routed, exact=not sparse)
-        p = self.router.probabilities(pooled(routed).detach())
-        distance = routing_distance(
-            full_out, out, lambda direction: self.to_sum(direction, out), p, routing, values, channels=1
-        )
+        with torch.no_grad():
+            difference = out - full_out
+            norm = difference.norm(dim=1, keepdim=True)  # a position's, over its channels
+            unit = difference / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+            slope = inner(self.to_sum(unit, out), values, routing)
+        distance = with_slope(norm.sum(), routing, slope)
         return BlockOutput(full_out, out, distance, *RoutingSums.of(routing))
 
     def _routed(self, x: Tensor, exact: bool) -> tuple[Tensor, Routing, Tensor]:

@@ -15,15 +15,21 @@ from torch.nn import functional as F
 class Routing:
     """Where each of M tokens goes, and their rearrangement by sub-block, so that each sub-block sees its own only.
 
-    Attributes:
+    Args:
         p: probabilities (M, K), with gradient.
+        p_of_router: the same with a gradient for the router's weights alone, which doesn't reach what the router read; p without it.
+
+    Attributes:
         chosen: the sub-block of each token (M,), argmax p.
+        order: tokens by sub-block, in their old order within one (M,); `inverse` puts them back.
+        sizes: how many tokens go through each sub-block.
     """
 
-    def __init__(self, p: Tensor) -> None:
+    def __init__(self, p: Tensor, p_of_router: Tensor | None = None) -> None:
         self.p = p
+        self.p_of_router = p if p_of_router is None else p_of_router
         self.chosen = p.detach().argmax(dim=-1)
-        self.order = torch.argsort(self.chosen, stable=True)  # tokens by sub-block, in their old order within one
+        self.order = torch.argsort(self.chosen, stable=True)
         self.sizes: list[int] = torch.bincount(self.chosen, minlength=p.shape[-1]).tolist()
         self.inverse = torch.empty_like(self.order)
         self.inverse[self.order] = torch.arange(len(self.order), device=p.device)
@@ -56,16 +62,28 @@ class Router(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what torch.nn.Linear, and so the published code, starts from
         self.temperature = 1.0
 
-    def probabilities(self, z: Tensor) -> Tensor:
-        """z (…, C) to p (…, K)."""
-        # Not in half precision: two sub-blocks would tie, and a recomputed pass might choose another.
-        with torch.autocast(z.device.type, enabled=False):
-            logits = F.linear(z.to(self.weight.dtype), self.weight)
-            return (logits / self.temperature).softmax(dim=-1)
-
     def forward(self, z: Tensor) -> Routing:
         """z (…, C), all but the last dimension flattened to M."""
-        return Routing(self.probabilities(z).flatten(0, -2))
+        # Not in half precision: two sub-blocks would tie, and a recomputed pass might choose another.
+        with torch.autocast(z.device.type, enabled=False):
+            logits = _Logits.apply(z.flatten(0, -2).to(self.weight.dtype), self.weight)
+            return Routing(*((one / self.temperature).softmax(dim=-1) for one in logits))
+
+
+class _Logits(torch.autograd.Function):
+    """G z twice: with the usual gradient, and with one for G alone. Both need G z and a product with z once."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(z, weight)
+        logits = F.linear(z, weight)
+        return logits, logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, of_weight_alone: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        z, weight = ctx.saved_tensors
+        of_z, of_weight = ctx.needs_input_grad
+        return gradient @ weight if of_z else None, (gradient + of_weight_alone).T @ z if of_weight else None
 
 
 class _Rearrange(torch.autograd.Function):

@@ -1,15 +1,17 @@
-"""What every family shares: the sum of sub-blocks, the straight-through choice among them, and the distance that teaches routers.
+"""The sum of sub-blocks, and what routing does to it.
 
-M tokens (or images), C channels, K sub-blocks, H hidden units (head outputs, or an MLP's activations), H/K a sub-block.
+Routed, y = Σ_k r_k a_k with r one-hot. Forward, and backward into weights and stream, only the chosen a_k counts: the others are
+multiplied by 0. The router alone needs the rest, since ∂/∂r_k = ⟨gradient, a_k⟩ for every k. So all a_k are computed for
+their value, and the backward pass goes through each token's own sub-block only; in sparse training, and at inference,
+the others aren't computed at all.
 
-The routed sum is Σ_k r_k a_k with r one-hot. Forward, and backward into weights and stream, only the chosen a_k counts: the
-others are multiplied by 0. The router alone needs the rest, since ∂/∂r_k = ⟨gradient, a_k⟩ for every k. So each token goes
-through its own sub-block with a graph, and through the others for their value only (or, in sparse training, not at all).
+M tokens (or images), C channels, K sub-blocks, P hidden units (or head channels) a sub-block. "By sub-block" means rows in the order
+`Routing.order`: those of the first sub-block, then those of the second, …
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,18 +31,48 @@ class SubBlockSum(nn.Module):
 
     def __init__(self, linear: nn.Linear, routers: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().clone())  # (C, H)
+        self.weight = nn.Parameter(linear.weight.detach().clone())  # (C, K·P)
         bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
         self.bias = nn.Parameter((bias / routers).repeat(routers, 1))  # (K, C)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Σ_k a_k for h (…, H): the dense layer."""
+        """Σ_k a_k for h (…, K·P): the dense layer."""
         return F.linear(h, self.weight, self.bias.sum(dim=0))
 
-    def each(self, parts: list[Tensor]) -> list[Tensor]:
-        """a_k for each k: `parts[k]` is h_k (M_k, H/K); returns (M_k, C) each."""
-        weights = self.weight.chunk(len(parts), dim=1)
-        return [F.linear(h, w, b) for h, w, b in zip(parts, weights, self.bias.unbind(), strict=True)]
+    def routed(self, own: Tensor, everything: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+        """The chosen a_k of each token, and the values of a_k that the router's gradient needs.
+
+        Args:
+            own: h of each token's own sub-block (M, P), by sub-block.
+            everything: h of all sub-blocks (M, K·P), without gradient; None: the values are those of the chosen a_k alone.
+            routing: where each token goes; its p receives the straight-through gradient ⟨gradient, a_k⟩.
+
+        Returns:
+            (M, C), and values (K, M, C) or (1, M, C) without gradient.
+        """
+        own, weight, bias = _autocast(own, self.weight, self.bias)
+        y, values = _RoutedSum.apply(own, weight, bias, routing.p, everything, routing)
+        return y, y.detach()[None] if values is None else values
+
+
+def routed_linear(
+    z: Tensor, weight: Tensor, bias: Tensor | None, routing: Routing, everything: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The linear layer before a sum of sub-blocks, whose outputs are cut into K parts.
+
+    Args:
+        z: (M, C).
+        weight, bias: (K·P, C), (K·P,).
+        routing: where each token goes.
+        everything: whether to give the outputs of all parts as well.
+
+    Returns:
+        Each token's own part (M, P), by sub-block; and all parts (M, K·P) without gradient, or None.
+    """
+    z, weight = _autocast(z, weight)
+    (bias,) = (None,) if bias is None else _autocast(bias)
+    found: tuple[Tensor, Tensor | None] = _RoutedLinear.apply(z, weight, bias, routing, everything)
+    return found
 
 
 def straight_through(y: Tensor, routing: Routing, values: Tensor) -> Tensor:
@@ -53,6 +85,111 @@ def straight_through(y: Tensor, routing: Routing, values: Tensor) -> Tensor:
     """
     passed: Tensor = _StraightThrough.apply(y, routing.p, values, routing.chosen)
     return passed
+
+
+def inner(direction: Tensor, values: Tensor, routing: Routing) -> Tensor:
+    """⟨direction, a_k⟩ (M, K) for direction (M, …); 0 for those k whose value isn't given (see `straight_through`)."""
+    return _inner(direction, values, routing.chosen, len(routing.sizes))
+
+
+def with_slope(distance: Tensor, routing: Routing, slope: Tensor) -> Tensor:
+    """`distance`, with the gradient `slope` (M, K) for the router and for nothing else (DFML's reconstruction of features).
+
+    x̂ = sg(stream) + Σ_k r_k sg(a_k) has the value of the routed stream, and d‖x̂ − x‖/dr_k = ⟨u, a_k⟩ with u the unit vector
+    from x to x̂. Both are known without another pass through the block, so a term that is linear in p carries the gradient.
+
+    Args:
+        distance: Σ over tokens of ‖x̂ − sg x‖₂, scalar.
+        routing: its `p_of_router` receives the gradient, which ends at the router's weights.
+        slope: ⟨u, a_k⟩, 0 where both streams are equal, as torch.linalg.vector_norm has it.
+    """
+    surrogate = (routing.p_of_router * slope.detach()).sum()
+    return distance.detach() + surrogate - surrogate.detach()
+
+
+class _RoutedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, weight: Tensor, bias: Tensor | None, routing: Routing, everything: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.sizes, ctx.gathered = routing.sizes, not everything
+        K = len(routing.sizes)
+        if everything:
+            outputs = F.linear(z, weight, bias)  # (M, K·P)
+            ctx.mark_non_differentiable(outputs)
+            ctx.save_for_backward(z, weight, routing.order, routing.inverse)
+            rows = routing.order * K + routing.chosen[routing.order]
+            return outputs.view(len(z) * K, -1).index_select(0, rows), outputs
+        tokens = z.index_select(0, routing.order)
+        ctx.save_for_backward(tokens, weight, routing.order, routing.inverse)
+        own = z.new_empty(len(z), len(weight) // K)
+        biases = (None,) * K if bias is None else bias.chunk(K)
+        for k, part in enumerate(_parts(routing.sizes)):
+            _linear(tokens[part], weight.chunk(K)[k], biases[k], own[part])
+        return own, None
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        tokens, weight, order, inverse = ctx.saved_tensors
+        K = len(ctx.sizes)
+        of_z, of_weight, of_bias = ctx.needs_input_grad[:3]
+        if of_weight and not ctx.gathered:
+            tokens = tokens.index_select(0, order)
+        dz = torch.empty_like(tokens) if of_z else None
+        dw = torch.empty_like(weight) if of_weight else None
+        db = gradient.new_empty(K, gradient.shape[1]) if of_bias else None
+        for k, part in enumerate(_parts(ctx.sizes)):
+            if dz is not None:
+                torch.mm(gradient[part], weight.chunk(K)[k], out=dz[part])
+            if dw is not None:
+                torch.mm(gradient[part].T, tokens[part], out=dw.chunk(K)[k])
+            if db is not None:
+                torch.sum(gradient[part], dim=0, out=db[k])
+        return None if dz is None else dz.index_select(0, inverse), dw, None if db is None else db.flatten(), None, None
+
+
+class _RoutedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, own: Tensor, weight: Tensor, bias: Tensor, p: Tensor, everything: Tensor | None, routing: Routing
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.sizes, ctx.p = routing.sizes, p.dtype
+        M, (K, C) = len(own), bias.shape
+        weights = weight.chunk(K, dim=1)
+        if everything is None:
+            sums = own.new_empty(M, C)
+            for k, part in enumerate(_parts(routing.sizes)):
+                _linear(own[part], weights[k], bias[k], sums[part])
+            y = sums.index_select(0, routing.inverse)
+            ctx.save_for_backward(own, weight, y, routing.order, routing.chosen)
+            return y, None
+        values = own.new_empty(K, M, C)
+        for k, h in enumerate(everything.chunk(K, dim=1)):
+            _linear(h, weights[k], bias[k], values[k])
+        y = values.view(K * M, C).index_select(0, routing.chosen * M + torch.arange(M, device=own.device))
+        ctx.mark_non_differentiable(values)
+        ctx.save_for_backward(own, weight, values, routing.order, routing.chosen)
+        return y, values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        own, weight, values, order, chosen = ctx.saved_tensors
+        values = values if values.dim() == 3 else values[None]
+        K = len(ctx.sizes)
+        of_own, of_weight, of_bias, of_p = ctx.needs_input_grad[:4]
+        sorted_gradient = gradient.index_select(0, order)
+        dh = torch.empty_like(own) if of_own else None
+        dw = torch.empty_like(weight) if of_weight else None
+        db = gradient.new_empty(K, gradient.shape[1]) if of_bias else None
+        for k, part in enumerate(_parts(ctx.sizes)):
+            if dh is not None:
+                torch.mm(sorted_gradient[part], weight.chunk(K, dim=1)[k], out=dh[part])
+            if dw is not None:
+                torch.mm(sorted_gradient[part].T, own[part], out=dw.chunk(K, dim=1)[k])
+            if db is not None:
+                torch.sum(sorted_gradient[part], dim=0, out=db[k])
+        dp = _inner(gradient, values, chosen, K).to(ctx.p) if of_p else None
+        return dh, dw, db, dp, None, None
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -70,41 +207,31 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _inner(direction: Tensor, values: Tensor, chosen: Tensor, routers: int) -> Tensor:
-    """⟨direction, a_k⟩ (M, K) for direction (M, …); 0 for those k whose value isn't given."""
-    products = torch.stack([(direction * value).flatten(1).sum(dim=1) for value in values], dim=1)
+    # One small matrix product a token: no product of all channels is ever written down.
+    products = torch.bmm(values.flatten(2).transpose(0, 1), direction.to(values.dtype).flatten(1)[..., None])[..., 0]
     if len(values) == routers:
         return products
     return products.new_zeros(len(chosen), routers).scatter(1, chosen[:, None], products)
 
 
-def routing_distance(
-    x_full: Tensor,
-    x_routed: Tensor,
-    direction_to_sum: Callable[[Tensor], Tensor],
-    p: Tensor,
-    routing: Routing,
-    values: Tensor,
-    channels: int,
-) -> Tensor:
-    """Σ over tokens of ‖x̂ − sg x‖₂, with a gradient for the router alone (DFML's reconstruction of features).
+def _parts(sizes: list[int]) -> Iterator[slice]:
+    """The rows of each sub-block among rows by sub-block."""
+    start = 0
+    for size in sizes:
+        yield slice(start, start + size)
+        start += size
 
-    x̂ = sg(stream) + Σ_k r_k sg(a_k) has the value of the routed stream, and d‖x̂ − x‖/dr_k = ⟨u, a_k⟩ with u the unit vector
-    from x to x̂. Both are known without another pass through the block, so a term that is linear in p carries the gradient.
 
-    Args:
-        x_full: the full stream after the residual, (M, …).
-        x_routed: the routed stream at the same place.
-        direction_to_sum: takes u, shaped like x, back to a direction at the sum of sub-blocks.
-        p: the router's probabilities (M, K) on a *detached* input, so that its gradient ends at the router's weights.
-        routing: the router's choice.
-        values: as for `straight_through`.
-        channels: the dimension of x over which the norm is taken.
-    """
-    with torch.no_grad():
-        difference = x_routed - x_full
-        norm = difference.norm(dim=channels, keepdim=True)
-        # Where the streams are equal the norm's subgradient 0 is used, as torch.linalg.vector_norm does.
-        direction = direction_to_sum(difference / norm.clamp_min(torch.finfo(norm.dtype).tiny))
-        slope = _inner(direction, values, routing.chosen, p.shape[-1])
-    surrogate = (p * slope).sum()
-    return norm.sum() + surrogate - surrogate.detach()
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    if bias is None:
+        torch.mm(x, weight.T, out=out)
+    else:
+        torch.addmm(bias, x, weight.T, out=out)
+
+
+def _autocast(*tensors: Tensor) -> list[Tensor]:
+    """As torch's own linear layers do under autocast; writing into given memory, as is done here, doesn't by itself."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]

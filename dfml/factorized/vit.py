@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dfml.errors import InvalidInput
 from dfml.factorized.backbone import BlockOutput, FactorizedBackbone, FactorizedBlock, RoutingSums
 from dfml.factorized.router import Router, Routing
-from dfml.factorized.sub_blocks import SubBlockSum, routing_distance, straight_through
+from dfml.factorized.sub_blocks import SubBlockSum, inner, routed_linear, with_slope
 
 
 class FactorizedViTBlock(FactorizedBlock):
@@ -64,35 +64,18 @@ class FactorizedViTBlock(FactorizedBlock):
         full = self._full_attention(full)
         z = self.norm1(routed)
         attention = self.attn_router(z)
-        found = self._attention(z, attention, exact=not sparse)
-        routed, attn_distance = self._add(routed, found, self.attn_scale, attention, self.attn_router, z, full)
+        y, values = self._attention(z, attention, exact=not sparse)
+        routed = routed + self.attn_scale(y)
+        distance = _distance(full, routed, values, self.attn_scale, attention)
         full = self._full_mlp(full)
         mlp = self.mlp_router(routed)
-        found = self._mlp(self.norm2(routed), mlp, exact=not sparse)
-        routed, mlp_distance = self._add(routed, found, self.mlp_scale, mlp, self.mlp_router, routed, full)
-        return BlockOutput(full, routed, attn_distance + mlp_distance, *RoutingSums.of(attention, mlp))
-
-    @staticmethod
-    def _add(
-        x: Tensor,
-        found: tuple[Tensor, Tensor],
-        scale: nn.Module,
-        routing: Routing,
-        router: Router,
-        router_input: Tensor,
-        full: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The routed stream after the residual (B, N, C), and its distance from the full stream there."""
-        y, values = found
-        with torch.no_grad():
-            values = scale(values).flatten(1, 2)
-        x = x + straight_through(scale(y).flatten(0, 1), routing, values).view_as(x)
-        p = router.probabilities(router_input.detach()).flatten(0, 1)
-        distance = routing_distance(full.flatten(0, 1), x.flatten(0, 1), lambda u: u, p, routing, values, channels=-1)
-        return x, distance
+        y, values = self._mlp(self.norm2(routed), mlp, exact=not sparse)
+        routed = routed + self.mlp_scale(y)
+        distance = distance + _distance(full, routed, values, self.mlp_scale, mlp)
+        return BlockOutput(full, routed, distance, *RoutingSums.of(attention, mlp))
 
     def _attention(self, z: Tensor, routing: Routing, exact: bool) -> tuple[Tensor, Tensor]:
-        """The chosen a_k (B, N, C), and for the router the values of all a_k (K, B, N, C) or of the chosen (1, B, N, C).
+        """The chosen a_k (B, N, C), and for the router the values of all a_k (K, M, C) or of the chosen (1, M, C).
 
         A token's query is made for its own heads only; every token's key and value are seen by all.
         """
@@ -101,43 +84,67 @@ class FactorizedViTBlock(FactorizedBlock):
         query_bias, kv_bias = (
             (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([attn.attn_dim, 2 * attn.attn_dim])
         )
-        kv = F.linear(z, kv_weight, kv_bias).view(B, N, 2, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-        key, value = attn.k_norm(kv[0]), kv[1]  # (B, heads, N, d)
-        weights = query_weight.chunk(self.routers)
-        biases = [None] * self.routers if query_bias is None else query_bias.chunk(self.routers)
-        groups = zip(
-            routing.split(z.flatten(0, 1)),
-            routing.order.split(routing.sizes),
-            weights,
-            biases,
-            key.chunk(self.routers, dim=1),
-            value.chunk(self.routers, dim=1),
-            strict=True,
-        )
+        kv = F.linear(z, kv_weight, kv_bias).view(B, N, 2, attn.num_heads, attn.head_dim)
+        groups = _HeadGroups.apply(kv, self.routers)
+        keys = [attn.k_norm(key) for key in groups[: self.routers]]  # each (B, heads/K, N, d)
+        values = groups[self.routers :]
+        own, everything = routed_linear(z.flatten(0, 1), query_weight, query_bias, routing, exact)
+        images = (routing.order // N).split(routing.sizes)  # of each token
         heads = []
-        for tokens, rows, weight, bias, k, v in groups:
-            q = attn.q_norm(F.linear(tokens, weight, bias).unflatten(-1, (-1, attn.head_dim)))  # (M_k, heads/K, d)
-            heads.append(_attend(q, rows // N, k, v).flatten(1))
-        y = routing.join(self.attn_sum.each(heads)).view(B, N, -1)
+        for queries, image, key, value in zip(own.split(routing.sizes), images, keys, values, strict=True):
+            q = attn.q_norm(queries.unflatten(-1, (-1, attn.head_dim)))  # (M_k, heads/K, d)
+            heads.append(_attend(q, image, key, value).flatten(1))
         with torch.no_grad():
-            if not exact:
-                return y, y.detach()[None]
-            q = F.linear(z, query_weight, query_bias).view(B, N, attn.num_heads, attn.head_dim).transpose(1, 2)
-            o = F.scaled_dot_product_attention(attn.q_norm(q), key, value)
-            o = o.transpose(1, 2).reshape(B, N, -1)
-            return y, torch.stack(self.attn_sum.each(list(o.chunk(self.routers, dim=-1))))
+            outputs = None
+            if everything is not None:
+                q = attn.q_norm(everything.view(B, N, attn.num_heads, attn.head_dim)).transpose(1, 2)
+                key, value = kv.permute(2, 0, 3, 1, 4)
+                o = F.scaled_dot_product_attention(q, attn.k_norm(key), value)
+                outputs = o.transpose(1, 2).reshape(B * N, -1)
+        y, of_all = self.attn_sum.routed(torch.cat(heads), outputs, routing)
+        return y.view(B, N, -1), of_all
 
     def _mlp(self, z: Tensor, routing: Routing, exact: bool) -> tuple[Tensor, Tensor]:
         """As `_attention`, for m_k."""
-        fc1, routers = self.mlp.fc1, self.routers
-        biases = [None] * routers if fc1.bias is None else fc1.bias.chunk(routers)
-        parts = zip(routing.split(z.flatten(0, 1)), fc1.weight.chunk(routers), biases, strict=True)
-        hidden = [self.mlp.act(F.linear(tokens, weight, bias)) for tokens, weight, bias in parts]
-        y = routing.join(self.mlp_sum.each(hidden)).view_as(z)
+        fc1, act = self.mlp.fc1, self.mlp.act
+        own, everything = routed_linear(z.flatten(0, 1), fc1.weight, fc1.bias, routing, exact)
         with torch.no_grad():
-            if not exact:
-                return y, y.detach()[None]
-            return y, torch.stack(self.mlp_sum.each(list(self.mlp(z).chunk(routers, dim=-1))))
+            hidden = None if everything is None else act(everything)
+        y, values = self.mlp_sum.routed(act(own), hidden, routing)
+        return y.view_as(z), values
+
+
+def _distance(full: Tensor, routed: Tensor, values: Tensor, scale: nn.Module, routing: Routing) -> Tensor:
+    """The routed stream's distance from the full one after a residual, whose sub-blocks were scaled channel by channel."""
+    with torch.no_grad():
+        difference = (routed - full).flatten(0, 1)
+        norm = difference.norm(dim=-1, keepdim=True)  # (M, 1)
+        # ⟨u, scaled a_k⟩ = ⟨scaled u, a_k⟩
+        slope = inner(scale(difference), values, routing) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return with_slope(norm.sum(), routing, slope)
+
+
+class _HeadGroups(torch.autograd.Function):
+    """Keys and values (B, N, 2, heads, d) to those of K groups of heads: K keys, then K values, each (B, heads/K, N, d).
+
+    The gradient is written straight to its place; views' own backward would put it together in three steps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kv: Tensor, groups: int) -> tuple[Tensor, ...]:
+        ctx.shape = kv.shape
+        keys, values = kv.permute(2, 0, 3, 1, 4)
+        return (*keys.chunk(groups, dim=1), *values.chunk(groups, dim=1))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].new_empty(ctx.shape)
+        of_keys, of_values = gradient.permute(2, 0, 3, 1, 4)
+        groups = len(gradients) // 2
+        for whole, parts in ((of_keys, gradients[:groups]), (of_values, gradients[groups:])):
+            for place, part in zip(whole.chunk(groups, dim=1), parts, strict=True):
+                place.copy_(part)
+        return gradient, None
 
 
 def _attend(q: Tensor, images: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -157,7 +164,7 @@ def _attend(q: Tensor, images: Tensor, key: Tensor, value: Tensor) -> Tensor:
     first = counts.cumsum(0) - counts
     # Queries are padded to the longest image's; what a padded query attends to is never read.
     places = images * longest + torch.arange(len(images), device=q.device) - first[images]
-    padded = q.new_zeros(B * longest, heads, d).index_copy(0, places, q)
+    padded = q.new_zeros(B * longest, heads, d).index_copy_(0, places, q)
     o = F.scaled_dot_product_attention(padded.view(B, longest, heads, d).transpose(1, 2), key, value)
     return o.transpose(1, 2).reshape(B * longest, heads, d).index_select(0, places)
 
