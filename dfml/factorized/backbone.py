@@ -133,11 +133,10 @@ class FactorizedBackbone(nn.Module):
             elif not outputs:  # the paths haven't parted yet
                 full = routed = self._run(block, full)
             else:
-                full, routed = self._run(block, torch.cat([full, routed])).chunk(2)
-        full, routed = self.head(torch.cat([full, routed])).chunk(2)
+                full, routed = self._run(block, full), self._run(block, routed)
         return BothPaths(
-            full,
-            routed,
+            self.head(full),
+            self.head(routed),
             torch.stack([output.distance for output in outputs]).mean(),
             RoutingSums(*(torch.cat(sums) for sums in zip(*(output[3:] for output in outputs), strict=True))),
         )

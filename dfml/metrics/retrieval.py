@@ -16,8 +16,8 @@ from dfml.distributed import rank, sum_over_ranks, world_size
 from dfml.errors import InvalidInput
 
 CHUNK = 256  # queries at a time
+BLOCK = 256  # gallery images whose largest cosine says whether any of them matters
 SORTED_K = 64  # R@K up to this K comes with the sorted neighbours; beyond it counting is cheaper than sorting
-COUNTED = 64  # rows at a time whose entries are counted: they fit a cache
 
 
 def nearest(embeddings: Tensor, k: int, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -30,9 +30,9 @@ def nearest(embeddings: Tensor, k: int, queries: Tensor | None = None) -> tuple[
     """
     queries = torch.arange(len(embeddings), device=embeddings.device) if queries is None else queries
     indices, cosines = [], []
-    for _, cosine in _cosines(embeddings, embeddings, queries, exclude_self=True):
-        indices.append(_sorted(cosine, k))
-        cosines.append(cosine.gather(1, indices[-1]))
+    for _, chunk in _cosines(embeddings, embeddings, queries, exclude_self=True):
+        indices.append(chunk.nearest(k))
+        cosines.append(chunk.all.gather(1, indices[-1]))
     return torch.cat(indices), torch.cat(cosines)
 
 
@@ -73,10 +73,10 @@ def retrieval_metrics(
     names = [*(f"recall_at_{at}" for at in recall_at), "r_precision", "map_at_r"]
     totals = torch.zeros(len(names), dtype=torch.float64, device=queries.device)
     place = torch.arange(1, k + 1, device=queries.device)
-    for chunk, cosine in _cosines(queries, gallery, answerable[rank() :: world_size()], alone):
-        labels, r_chunk = query_labels[chunk], r[chunk, None]
-        hit = gallery_labels[_sorted(cosine, k)] == labels[:, None]  # (chunk, k)
-        found = _recalls(cosine, hit, members.of(labels, chunk if alone else None), recall_at)
+    for rows, cosines in _cosines(queries, gallery, answerable[rank() :: world_size()], alone):
+        labels, r_chunk = query_labels[rows], r[rows, None]
+        hit = gallery_labels[cosines.nearest(k)] == labels[:, None]  # (rows, k)
+        found = _recalls(cosines, hit, members.of(labels, rows if alone else None), recall_at)
         hit_in_r = hit & (place <= r_chunk)
         precision = hit_in_r.cumsum(dim=1) / place
         found.append((hit_in_r.sum(dim=1, keepdim=True) / r_chunk).double().sum())
@@ -86,49 +86,79 @@ def retrieval_metrics(
     return dict(zip(names, means.tolist(), strict=True))
 
 
-def _cosines(queries: Tensor, gallery: Tensor, rows: Tensor, exclude_self: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks of `rows` and their cosines with the gallery (chunk, n); the memory is used again for the next chunk."""
-    memory = queries.new_empty(min(CHUNK, len(rows)), len(gallery))
+class _Cosines:
+    """The cosines of some queries with the whole gallery.
+
+    Args:
+        all: (rows, n), filled up with -inf to whole blocks.
+
+    Attributes:
+        maxima: the largest of each block (rows, blocks). One pass over all cosines, which spares the later ones.
+    """
+
+    def __init__(self, all: Tensor) -> None:
+        self.all = all
+        self.maxima = all.unflatten(1, (-1, BLOCK)).amax(dim=2)
+
+    def nearest(self, k: int) -> Tensor:
+        """Indices of the k largest of each row, largest first, of equals the lower index first."""
+        wanted = min(k + 1, self.all.shape[1])
+        if wanted < self.maxima.shape[1]:
+            # An entry outside the k + 1 blocks of the largest maxima has k + 1 before it.
+            blocks = self.maxima.topk(wanted, dim=1).indices
+            top = self._entries(blocks).flatten(1).topk(wanted, dim=1)
+            indices = blocks.gather(1, top.indices // BLOCK) * BLOCK + top.indices % BLOCK
+        else:
+            top = self.all.topk(wanted, dim=1)
+            indices = top.indices
+        indices = indices[:, :k]
+        tied = torch.nonzero((top.values[:, 1:] == top.values[:, :-1]).any(dim=1)).flatten()
+        if len(tied):  # topk may take any of equals, in any order
+            indices[tied] = self.all[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+        return indices
+
+    def _entries(self, blocks: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The entries of blocks (…, BLOCK) of all rows (rows, …), or of those given."""
+        rows = torch.arange(len(self.all), device=blocks.device)[:, None] if rows is None else rows
+        return self.all.view(-1, BLOCK)[rows * self.maxima.shape[1] + blocks]
+
+    def place_of_best(self, rows: Tensor, members: Tensor) -> Tensor:
+        """How many entries come before the most similar member of each of some rows.
+
+        Args:
+            rows: (r,).
+            members: gallery images (r, most), padded with -1.
+        """
+        candidates = self.all[rows[:, None], members.clamp_min(0)].masked_fill(members < 0, -torch.inf)
+        best = candidates.max(dim=1, keepdim=True).values
+        first = members.masked_fill(candidates != best, self.all.shape[1]).min(dim=1, keepdim=True).values
+        row, block = torch.nonzero(self.maxima[rows] >= best, as_tuple=True)  # no other block has an entry before it
+        entries, best, first = self._entries(block, rows[row]), best[row], first[row]
+        index = block[:, None] * BLOCK + torch.arange(BLOCK, device=block.device)
+        before = (entries > best) | ((entries == best) & (index < first))
+        return torch.zeros_like(rows).index_add_(0, row, before.sum(dim=1))
+
+
+def _cosines(queries: Tensor, gallery: Tensor, rows: Tensor, exclude_self: bool) -> Iterator[tuple[Tensor, _Cosines]]:
+    """Chunks of `rows` and their cosines with the gallery; the memory is used again for the next chunk."""
+    n = len(gallery)
+    memory = queries.new_full((min(CHUNK, len(rows)), -(-n // BLOCK) * BLOCK), -torch.inf)
     for chunk in rows.split(CHUNK):
-        cosine = torch.mm(queries[chunk], gallery.T, out=memory[: len(chunk)])
+        cosine = memory[: len(chunk)]
+        torch.mm(queries[chunk], gallery.T, out=cosine[:, :n])
         if exclude_self:
             cosine[torch.arange(len(chunk), device=chunk.device), chunk] = -torch.inf
-        yield chunk, cosine
+        yield chunk, _Cosines(cosine)
 
 
-def _sorted(cosine: Tensor, k: int) -> Tensor:
-    """Indices of the k largest of each row, largest first, of equals the lower index first."""
-    top = cosine.topk(min(k + 1, cosine.shape[1]), dim=1)
-    indices = top.indices[:, :k]
-    tied = torch.nonzero((top.values[:, 1:] == top.values[:, :-1]).any(dim=1)).flatten()
-    if len(tied):  # topk may take any of equals, in any order
-        indices[tied] = cosine[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return indices
-
-
-def _recalls(cosine: Tensor, hit: Tensor, members: Tensor, recall_at: Sequence[int]) -> list[Tensor]:
+def _recalls(cosines: _Cosines, hit: Tensor, members: Tensor, recall_at: Sequence[int]) -> list[Tensor]:
     """For each K the number of rows with a hit among the K nearest; `members` (rows, most) are their classes', padded with -1."""
     k = hit.shape[1]
-    left = torch.nonzero(~hit.any(dim=1)).flatten() if max(recall_at) > k else hit.new_empty(0, dtype=torch.int64)
-    # Where no hit is among the k nearest, the best one's place is counted.
-    place = torch.cat([left, *(_place_of_best(cosine[rows], members[rows]) for rows in left.split(COUNTED))])[
-        len(left) :
-    ]
+    place = hit.new_empty(0, dtype=torch.int64)
+    if max(recall_at) > k:  # where no hit is among the k nearest, the best one's place is counted
+        left = torch.nonzero(~hit.any(dim=1)).flatten()
+        place = cosines.place_of_best(left, members[left])
     return [(hit[:, :at].any(dim=1).sum() if at <= k else len(hit) - (place >= at).sum()).double() for at in recall_at]
-
-
-def _place_of_best(cosine: Tensor, members: Tensor) -> Tensor:
-    """How many entries come before the most similar member of each row: (rows,)."""
-    candidates = cosine.gather(1, members.clamp_min(0)).masked_fill(members < 0, -torch.inf)
-    best = candidates.max(dim=1, keepdim=True).values
-    place = (cosine > best).sum(dim=1, dtype=torch.int32).long()
-    first = members.masked_fill(candidates != best, cosine.shape[1]).min(dim=1, keepdim=True).values
-    equal = cosine == best
-    tied = torch.nonzero(equal.sum(dim=1, dtype=torch.int32) > 1).flatten()
-    if len(tied):
-        index = torch.arange(cosine.shape[1], device=cosine.device)
-        place[tied] += (equal[tied] & (index < first[tied])).sum(dim=1)
-    return place
 
 
 class _Members:

@@ -10,11 +10,17 @@ from sklearn.metrics import normalized_mutual_info_score, pair_confusion_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
-from dfml.metrics import clustering_metrics, retrieval_metrics
+from dfml.metrics import clustering_metrics, retrieval, retrieval_metrics
 from dfml.metrics.clustering import k_means, pairwise_f1
 
 N, WIDTH, CLASSES = 5000, 64, 700
 NAMES = {"recall_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_r": "mean_average_precision_at_r"}
+
+
+@pytest.fixture(params=[2, retrieval.BLOCK], ids=["most blocks passed over", "few blocks"])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with so few images as here, and as with so many that most blocks hold nothing of interest."""
+    monkeypatch.setattr(retrieval, "BLOCK", request.param)
 
 
 def labels() -> Tensor:
@@ -43,6 +49,7 @@ def stable_search(query: Tensor, k: int, reference: Tensor, ref_includes_query: 
     return -top.values[:, :k], top.indices[:, :k]
 
 
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("embeddings", [smooth, quantised])
 def test_metrics_are_those_of_pytorch_metric_learning(embeddings) -> None:  # type: ignore[no-untyped-def]
     calculator = AccuracyCalculator(include=tuple(NAMES.values()), k="max_bin_count", knn_func=stable_search)
@@ -59,6 +66,7 @@ def test_without_ties_they_are_those_of_its_own_search_by_faiss() -> None:
         assert given[ours] == pytest.approx(expected[theirs], abs=1e-6), ours
 
 
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("embeddings", [smooth, quantised])
 def test_recalls_are_those_of_a_full_sort(embeddings) -> None:  # type: ignore[no-untyped-def]
     at = (1, 10, 100, 1000)
@@ -71,6 +79,7 @@ def test_recalls_are_those_of_a_full_sort(embeddings) -> None:  # type: ignore[n
         assert given[f"recall_at_{k}"] == pytest.approx(float((first < k).double().mean()), abs=1e-6)
 
 
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("embeddings", [smooth, quantised])
 def test_query_and_gallery_are_those_of_pytorch_metric_learning(embeddings) -> None:  # type: ignore[no-untyped-def]
     e, y = embeddings(), labels()
@@ -81,6 +90,7 @@ def test_query_and_gallery_are_those_of_pytorch_metric_learning(embeddings) -> N
         assert given[ours] == pytest.approx(expected[theirs], abs=1e-6), ours
 
 
+@pytest.mark.usefixtures("block")
 def test_collapsed_embeddings_score_no_better_than_their_order() -> None:
     """All images equal: everyone's nearest is the first other image."""
     y = labels()

@@ -21,6 +21,11 @@ def points(sizes: list[int], seed: int) -> tuple[Tensor, Tensor]:
     return F.normalize(centres[labels] + 1.5 * torch.randn(len(labels), 12, generator=generator), dim=1), labels
 
 
+@pytest.fixture(autouse=True, params=[1, 2, retrieval.BLOCK])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "BLOCK", request.param)
+
+
 UNEQUAL = [2, 3, 4, 7, 12, 20, 2, 5]
 
 
