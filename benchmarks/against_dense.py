@@ -1,11 +1,11 @@
 """Does factorization help? The same pretrained weights, images, epochs and seeds, with and without it.
 
-    python benchmarks/against_dense.py [--dataset emoji] [--seeds 0 1 2] [--epochs 3]
+    python benchmarks/against_dense.py [--dataset emoji] [--seeds 0 1 2] [--epochs 3] [--also balance_weight=0.01]
 
 Factorized: the recipe of the search space's first trial. Dense: the same with one sub-block a block and no routed path, which is
-plain metric learning. Both train on all training classes for the same number of epochs and are scored on the test classes after
-the last one: nothing is selected. Prints mean and 95 % interval (Student's t) over the seeds, and of the differences seed by seed;
-writes against_dense.json beside this file.
+plain metric learning. `--also` adds a variant of the factorized recipe. All train on all training classes for the same number of epochs and are scored on the test classes after
+the last one: nothing is selected. Prints mean and 95 % interval (Student's t) over the seeds, and of the differences from dense seed
+by seed; writes against_dense.json beside this file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import yaml
 from scipy.stats import t
 
+from dfml.command_line import assignment
 from dfml.data.datasets import REPOSITORY, locate, recall_at
 from dfml.data.shards import ShardedImages
 from dfml.data.split import subset_of_classes
@@ -36,9 +37,13 @@ def run(recipe: Recipe, data: Path, dataset: str) -> dict[str, float]:
     test = subset_of_classes(ShardedImages(data, "test"))
     training = Training(recipe, subset_of_classes(ShardedImages(data, "train")), None, torch.device("cpu"))
     for figures in training.epochs():
-        print(f"    epoch {figures['epoch']}  loss {figures['loss']:.2f}", flush=True)
+        collapsed = (
+            f"  {figures['routers_collapsed']:.0f} routers collapsed" if figures.get("routers_collapsed") else ""
+        )
+        print(f"    epoch {figures['epoch']}  loss {figures['loss']:.2f}{collapsed}", flush=True)
     trained = time.perf_counter() - began
-    return {**score(training.embed(test), test, recall_at(dataset)), "train_seconds": trained}
+    routers = {name: training.figures[name] for name in training.figures if name.startswith("router")}
+    return {**score(training.embed(test), test, recall_at(dataset)), "train_seconds": trained, **routers}
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--search-space", type=Path, help="default: search_spaces/<dataset>.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="default: the search space's")
+    parser.add_argument("--also", metavar="NAME=VALUE", help="a value of the recipe that a third variant has")
     arguments = parser.parse_args()
     data = locate(arguments.dataset, arguments.data)
     space = yaml.safe_load(
@@ -62,7 +68,9 @@ def main() -> None:
     base: dict[str, Any] = {**space["recipe"], **space["first"][0]}
     if arguments.epochs is not None:
         base["epochs"] = arguments.epochs
-    kinds = {"factorized": base, "dense": {**base, "routers": 1, "routed_weight": 0.0}}
+    kinds = {"dense": {**base, "routers": 1, "routed_weight": 0.0}, "factorized": base}
+    if arguments.also is not None:
+        kinds[f"factorized, {arguments.also}"] = base | dict([assignment(arguments.also)])
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for seed in arguments.seeds:
         for kind, values in kinds.items():
@@ -76,9 +84,10 @@ def main() -> None:
     for kind in kinds:
         cells = [interval([one[name] for one in found[kind]]) for name in columns]
         print(f"| {kind} | " + " | ".join(f"{m:.4f} ± {h:.4f}" for m, h in cells[:-1]) + f" | {cells[-1][0]:.0f} |")
-    pairs = list(zip(found["factorized"], found["dense"], strict=True))
-    cells = [interval([a[name] - b[name] for a, b in pairs]) for name in METRICS]
-    print("| difference | " + " | ".join(f"{m:+.4f} ± {h:.4f}" for m, h in cells) + " | |")
+    for kind in [kind for kind in kinds if kind != "dense"]:
+        pairs = list(zip(found[kind], found["dense"], strict=True))
+        cells = [interval([a[name] - b[name] for a, b in pairs]) for name in METRICS]
+        print(f"| {kind}, less dense | " + " | ".join(f"{m:+.4f} ± {h:.4f}" for m, h in cells) + " | |")
     content = {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "recipe": base, "found": found}
     Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
