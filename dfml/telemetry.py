@@ -58,8 +58,8 @@ class RouterTelemetry:
         if collapsed and rank() == 0:
             worst = int(loads.max(dim=1).values.argmax())
             log.warning(
-                "%d of %d routers have collapsed: router %d sends %.0f %% of its tokens through one of %d sub-blocks; set balance_weight "
-                "(0.01, say), raise router_temperature or lower the learning rate",
+                "%d of %d routers have collapsed: router %d sends %.0f %% of its tokens through one of %d sub-blocks; raise balance_weight "
+                "until they don't (with Proxy-Anchor 1 to 10)",
                 len(collapsed), len(loads), worst, 100 * float(loads[worst].max()), routers,
             )  # fmt: skip
         return {
