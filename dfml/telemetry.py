@@ -58,8 +58,8 @@ class RouterTelemetry:
         if collapsed and rank() == 0:
             worst = int(loads.max(dim=1).values.argmax())
             log.warning(
-                "%d of %d routers have collapsed: router %d sends %.0f %% of its tokens through one of %d sub-blocks; raise balance_weight "
-                "until they don't (with Proxy-Anchor 1 to 10)",
+                "%d of %d routers have collapsed: router %d sends %.0f %% of its tokens through one of %d sub-blocks; if the load is to be "
+                "shared, raise balance_weight (to 1 to 10 with Proxy-Anchor)",
                 len(collapsed), len(loads), worst, 100 * float(loads[worst].max()), routers,
             )  # fmt: skip
         return {
