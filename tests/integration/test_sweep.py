@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep
+from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, sweep_of
 
 import dfml
 from dfml.data.shards import ShardedImages
@@ -109,13 +110,12 @@ def test_the_same_name_with_another_plan_is_refused(finished: tuple[Sweep, str])
 
 
 def test_more_workers_than_the_cluster_has_is_said_and_leaves_nothing(few_emoji: Path, tmp_path: Path) -> None:
-    from small_sweep import sweep_of
-
+    workers = (os.cpu_count() or 1) + 1
     sweep = sweep_of(few_emoji, tmp_path, "sweep")
-    command = [*sweep.command, "--workers-per-trial", "512"]
+    command = [*sweep.command, "--workers-per-trial", str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
-    assert "512" in done.stderr
+    assert f"--workers-per-trial {workers} is more" in done.stderr
     assert "CPU cores" in done.stderr
     assert "Traceback" not in done.stderr
     assert not sweep.folder.exists()
