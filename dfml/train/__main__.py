@@ -40,57 +40,41 @@ DIVERGED = 1
 def parser() -> argparse.ArgumentParser:
     """The publication's flags, by its names; defaults are its `train.py`'s, but for the model and the batch, its README's."""
     made = Parser(prog="python -m dfml.train", description=f"{__doc__} The same command again resumes a run.")
+    # fmt: off
     data = made.add_argument_group("data and results")
-    data.add_argument(
-        "--dataset", default="cub", help="cub, cars, SOP or Inshop below --data-root, or any name with --data"
-    )
-    data.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="holds the benchmark sets as published; packed once")  # fmt: skip
+    data.add_argument("--dataset", default="cub", help="cub, cars, SOP or Inshop below --data-root, or any name with --data")
+    data.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="holds the benchmark sets as published; packed once")
     data.add_argument("--data", metavar="DIR", help="a packed data set, in place of --data-root")
-    data.add_argument(
-        "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<dataset>_<model>_<loss>)"
-    )
-    data.add_argument("--protocol", choices=list(PROTOCOLS), default="holdout", help="the epoch is chosen on held-out training classes, or (paper) on the test classes as published")  # fmt: skip
-    data.add_argument("--workers", type=int, metavar="N", help="processes that load images, per process (default: 4 with a GPU, else none)")  # fmt: skip
+    data.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<dataset>_<model>_<loss>)")
+    data.add_argument("--protocol", choices=list(PROTOCOLS), default="holdout", help="the epoch is chosen on held-out training classes, or (paper) on the test classes as published")
+    data.add_argument("--workers", type=int, metavar="N", help="processes that load images, per process (default: 4 with a GPU, else none)")
 
     model = made.add_argument_group("model")
-    model.add_argument(
-        "--model", default="deit_small_distilled_patch16_224", help="a timm model of a family that factorizes"
-    )
-    model.add_argument("--readpath", default="pretrained", metavar="FILE", help='weights, as timm has them or converted, or "pretrained" or "random"')  # fmt: skip
+    model.add_argument("--model", default="deit_small_distilled_patch16_224", help="a timm model of a family that factorizes")
+    model.add_argument("--readpath", default="pretrained", metavar="FILE", help='weights, as timm has them or converted, or "pretrained" or "random"')
     model.add_argument("--routers", type=int, default=3, metavar="K", help="sub-blocks a block")
-    model.add_argument("--embedding-size", type=int, metavar="D", help="width of the embedding (default: the backbone's, which needs no linear head)")  # fmt: skip
-    model.add_argument(
-        "--image-size", type=int, default=224, metavar="PIXELS", help="side of the images, in training and at test"
-    )
+    model.add_argument("--embedding-size", type=int, metavar="D", help="width of the embedding (default: the backbone's, which needs no linear head)")
+    model.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="side of the images, in training and at test")
 
     loss = made.add_argument_group("loss")
-    loss.add_argument("--loss", default="Proxy_Anchor", help="Proxy_Anchor, Proxy_NCA, MS, Contrastive, Triplet, NPair, Margin, NTXent, SupCon, or cross_entropy for classification")  # fmt: skip
+    loss.add_argument("--loss", default="Proxy_Anchor", help="Proxy_Anchor, Proxy_NCA, MS, Contrastive, Triplet, NPair, Margin, NTXent, SupCon, or cross_entropy for classification")
     loss.add_argument("--alpha", type=float, metavar="A", help="scale of Proxy_Anchor (default: 32)")
-    loss.add_argument(
-        "--mrg", type=float, metavar="M", help="margin of a loss that has one (default: its published one)"
-    )
+    loss.add_argument("--mrg", type=float, metavar="M", help="margin of a loss that has one (default: its published one)")
 
     steps = made.add_argument_group("optimisation")
     steps.add_argument("--batch-size", type=int, default=120, metavar="B", help="images over all processes")
-    steps.add_argument(
-        "--IPC", type=int, metavar="N", help="images of a class in a batch (default: batches are drawn at random)"
-    )
+    steps.add_argument("--IPC", type=int, metavar="N", help="images of a class in a batch (default: batches are drawn at random)")
     steps.add_argument("--optimizer", default="adamw", metavar="NAME", help="adamw, adam, sgd or rmsprop")
     steps.add_argument("--lr", type=float, default=1e-4, help="learning rate")
     steps.add_argument("--weight-decay", type=float, default=1e-4, metavar="W", help="weight decay")
-    steps.add_argument(
-        "--lr-decay-step", type=int, default=10, metavar="EPOCHS", help="epochs after which the rate decays"
-    )
+    steps.add_argument("--lr-decay-step", type=int, default=10, metavar="EPOCHS", help="epochs after which the rate decays")
     steps.add_argument("--lr-decay-gamma", type=float, default=0.5, metavar="G", help="factor by which it decays")
     steps.add_argument("--epochs", type=int, default=60, metavar="E", help="epochs in all")
-    steps.add_argument(
-        "--warm", type=int, default=1, metavar="EPOCHS", help="first epochs, in which only proxies and routers train"
-    )
-    steps.add_argument("--bn-freeze", type=int, choices=(0, 1), default=1, help="1: batch norms keep their pretrained statistics, as ours always do")  # fmt: skip
-    steps.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="decides split, order, augmentation and initial proxies"
-    )
-    steps.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other value of the recipe (dfml/recipe.py), e.g. precision=bfloat16; repeatable")  # fmt: skip
+    steps.add_argument("--warm", type=int, default=1, metavar="EPOCHS", help="first epochs, in which only proxies and routers train")
+    steps.add_argument("--bn-freeze", type=int, choices=(0, 1), default=1, help="1: batch norms keep their pretrained statistics, as ours always do")
+    steps.add_argument("--seed", type=int, default=0, metavar="S", help="decides split, order, augmentation and initial proxies")
+    steps.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other value of the recipe (dfml/recipe.py), e.g. precision=bfloat16; repeatable")
+    # fmt: on
     return made
 
 
