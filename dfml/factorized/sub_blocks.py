@@ -11,7 +11,7 @@ M tokens (or images), C channels, K sub-blocks, P hidden units (or head channels
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -131,20 +131,10 @@ class _RoutedLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
         tokens, weight, order, inverse = ctx.saved_tensors
-        K = len(ctx.sizes)
-        of_z, of_weight, of_bias = ctx.needs_input_grad[:3]
-        if of_weight and not ctx.gathered:
+        needed = ctx.needs_input_grad[:3]
+        if needed[1] and not ctx.gathered:
             tokens = tokens.index_select(0, order)
-        dz = torch.empty_like(tokens) if of_z else None
-        dw = torch.empty_like(weight) if of_weight else None
-        db = gradient.new_empty(K, gradient.shape[1]) if of_bias else None
-        for k, part in enumerate(_parts(ctx.sizes)):
-            if dz is not None:
-                torch.mm(gradient[part], weight.chunk(K)[k], out=dz[part])
-            if dw is not None:
-                torch.mm(gradient[part].T, tokens[part], out=dw.chunk(K)[k])
-            if db is not None:
-                torch.sum(gradient[part], dim=0, out=db[k])
+        dz, dw, db = _backward(gradient, tokens, weight, ctx.sizes, needed, dim=0)
         return None if dz is None else dz.index_select(0, inverse), dw, None if db is None else db.flatten(), None, None
 
 
@@ -175,20 +165,9 @@ class _RoutedSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor | None, ...]:
         own, weight, values, order, chosen = ctx.saved_tensors
         values = values if values.dim() == 3 else values[None]
-        K = len(ctx.sizes)
-        of_own, of_weight, of_bias, of_p = ctx.needs_input_grad[:4]
-        sorted_gradient = gradient.index_select(0, order)
-        dh = torch.empty_like(own) if of_own else None
-        dw = torch.empty_like(weight) if of_weight else None
-        db = gradient.new_empty(K, gradient.shape[1]) if of_bias else None
-        for k, part in enumerate(_parts(ctx.sizes)):
-            if dh is not None:
-                torch.mm(sorted_gradient[part], weight.chunk(K, dim=1)[k], out=dh[part])
-            if dw is not None:
-                torch.mm(sorted_gradient[part].T, own[part], out=dw.chunk(K, dim=1)[k])
-            if db is not None:
-                torch.sum(sorted_gradient[part], dim=0, out=db[k])
-        dp = _inner(gradient, values, chosen, K).to(ctx.p) if of_p else None
+        *needed, of_p = ctx.needs_input_grad[:4]
+        dh, dw, db = _backward(gradient.index_select(0, order), own, weight, ctx.sizes, needed, dim=1)
+        dp = _inner(gradient, values, chosen, len(ctx.sizes)).to(ctx.p) if of_p else None
         return dh, dw, db, dp, None, None
 
 
@@ -227,6 +206,31 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
         torch.mm(x, weight.T, out=out)
     else:
         torch.addmm(bias, x, weight.T, out=out)
+
+
+def _backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, sizes: list[int], needed: Sequence[bool], dim: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of y_k = W_k x_k + b_k for x, for W, whose K parts along `dim` are the W_k, and for the b_k (K, …).
+
+    Args:
+        gradient: of y (M, …), by sub-block, as is x.
+        sizes: rows of each sub-block.
+        needed: which of the three; the others are None.
+    """
+    K = len(sizes)
+    of_x, of_weight, of_bias = needed
+    dx = torch.empty_like(x) if of_x else None
+    dw = torch.empty_like(weight) if of_weight else None
+    db = gradient.new_empty(K, gradient.shape[1]) if of_bias else None
+    for k, part in enumerate(_parts(sizes)):
+        if dx is not None:
+            torch.mm(gradient[part], weight.chunk(K, dim)[k], out=dx[part])
+        if dw is not None:
+            torch.mm(gradient[part].T, x[part], out=dw.chunk(K, dim)[k])
+        if db is not None:
+            torch.sum(gradient[part], dim=0, out=db[k])
+    return dx, dw, db
 
 
 def _autocast(*tensors: Tensor) -> list[Tensor]:
