@@ -22,8 +22,8 @@ import yaml
 from scipy.stats import t
 
 from dfml.command_line import assignment
+from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY, locate, recall_at
-from dfml.data.shards import ShardedImages
 from dfml.data.split import subset_of_classes
 from dfml.evaluate import score
 from dfml.recipe import Recipe, recipe_from

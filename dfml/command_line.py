@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from dfml.errors import InvalidInput
+from dfml.s3 import Unreachable
 
 INVALID = 2
+UNREACHABLE = 1
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
@@ -41,6 +45,31 @@ def count(text: str) -> int:
     return value
 
 
+def byte_count(text: str) -> int:
+    """A flag's type: bytes, such as 500MB, 1.5TB, 64GiB or 1000000."""
+    found = re.fullmatch(r"([0-9.]+) *([kmgt]?)(i?)b?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: give for example 200GB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))
+
+
+def add_cache_flags(group: argparse._ActionsContainer) -> None:
+    """Where a data set on S3 is kept on each node."""
+    group.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder on each node's disk for what is fetched from S3, shared by all runs there (default: $DFML_CACHE or ~/.cache/dfml)",
+    )
+    group.add_argument(
+        "--cache-size",
+        type=byte_count,
+        metavar="BYTES",
+        help="most that it may hold, e.g. 200GB; less than the data set shuffles within as many shards as fit (default: no limit)",
+    )
+
+
 def assignment(text: str) -> tuple[str, Any]:
     """A name and a value from "NAME=VALUE", the value as YAML reads it.
 
@@ -63,6 +92,9 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except InvalidInput as error:
         complain(error)
         return INVALID
+    except Unreachable as error:
+        complain(error)
+        return UNREACHABLE
 
 
 def complain(error: Exception) -> None:

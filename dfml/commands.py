@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from dfml.data.benchmark_sets import BENCHMARK_SETS, benchmark_folder, is_packed, packed_benchmark_set
-from dfml.data.datasets import locate
+from dfml.data.cache import Cache, default_folder
+from dfml.data.cores import over_cores
+from dfml.data.datasets import PACKED, locate
+from dfml.data.manifest import is_packed
+from dfml.data.packing import pack
+from dfml.data.progress import BytesDone
+from dfml.data.readers import BENCHMARK_SETS, check_counts, read_benchmark_set
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
 from dfml.task import heading
@@ -43,20 +50,20 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
     return asked if asked is not None else 4 * (device.type == "cuda")
 
 
-def data_folder(dataset: str, data: str | None, data_root: Path) -> Path:
-    """The packed data set that a command's flags mean; a benchmark set is packed on first use, by one process for all.
+def data_place(arguments: argparse.Namespace) -> str:
+    """The place of the packed data set that a command's flags mean; a benchmark set is packed on first use, by one process for all.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: there is none, or it can't be packed.
     """
-    if data is not None or dataset.lower() not in BENCHMARK_SETS:
-        return locate(dataset, data)
+    dataset: str = arguments.dataset
+    packed = arguments.data_root / PACKED.name / dataset.lower()
+    if arguments.data is not None or dataset.lower() not in BENCHMARK_SETS:
+        return locate(dataset, arguments.data)
     failure = None
-    if rank() == 0:
+    if rank() == 0 and not is_packed(packed):
         try:
-            if not is_packed(dataset, data_root):
-                print(f"packing {benchmark_folder(dataset, data_root)}, this once …", file=sys.stderr, flush=True)
-            packed_benchmark_set(dataset, data_root)
+            _pack(dataset, arguments.data_root, packed)
         except InvalidInput as error:  # the others must hear of it, or they wait for ever
             failure = str(error)
     if dist.is_initialized():
@@ -65,7 +72,22 @@ def data_folder(dataset: str, data: str | None, data_root: Path) -> Path:
         failure = said[0]
     if failure is not None:
         raise InvalidInput(failure)
-    return packed_benchmark_set(dataset, data_root)
+    return str(packed)
+
+
+def _pack(dataset: str, data_root: Path, to: Path) -> None:
+    print(f"packing {dataset} from {data_root} into {to}, this once …", file=sys.stderr, flush=True)
+    sources = read_benchmark_set(dataset, data_root)
+    for difference in check_counts(dataset, sources):
+        print(f"warning: {difference}", file=sys.stderr, flush=True)
+    cores = len(os.sched_getaffinity(0))
+    with BytesDone("packing") as progress:
+        pack(sources, to, dataset.lower(), run=partial(over_cores, processes=cores), progress=progress)
+
+
+def cache_of(arguments: argparse.Namespace) -> Cache:
+    """The node's cache that a command's flags mean."""
+    return Cache(arguments.cache_dir or default_folder(), arguments.cache_size)
 
 
 def say(line: str) -> None:

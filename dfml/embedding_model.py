@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfml.data.shards import to_rgb
+from dfml.data.images import to_rgb
 from dfml.data.transforms import Normalisation, evaluation_transform
 from dfml.errors import InvalidInput
 from dfml.factorized import BothPaths, FactorizedBackbone, Path, factorize

@@ -1,23 +1,20 @@
-"""Files at a place that is a local folder or an S3 URI, through pyarrow's file systems.
-
-S3 takes credentials, region and endpoint from the usual AWS_* variables (AWS_ENDPOINT_URL for other S3-compatible servers).
-"""
+"""Files at a place that is a local folder or an S3 URI (`dfml.s3`)."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pyarrow import fs
-
+from dfml import s3
 from dfml.errors import InvalidInput
 
 
-def join(root: str, *parts: str) -> str:
+def join(root: str | Path, *parts: str) -> str:
     """`root` with further path parts, for folders and URIs alike."""
-    return "/".join([root.rstrip("/") or "/", *parts])
+    return "/".join([str(root).rstrip("/"), *parts])
 
 
 def absolute(root: str) -> str:
@@ -25,44 +22,58 @@ def absolute(root: str) -> str:
     return root if "://" in root else str(Path(root).expanduser().resolve())
 
 
-def _open(place: str) -> tuple[fs.FileSystem, str]:
-    if place.startswith("s3://"):
-        file_system, path = fs.FileSystem.from_uri(place)
-        return file_system, path
-    if "://" in place:
-        raise InvalidInput(f"{place!r} is of a kind of storage that isn't supported: give a folder or an s3:// URI")
-    return fs.LocalFileSystem(), absolute(place)
-
-
 def exists(place: str) -> bool:
-    file_system, path = _open(place)
-    found: bool = file_system.get_file_info(path).type != fs.FileType.NotFound
-    return found
+    """Whether there is such a file."""
+    return s3.exists(place) if _on_s3(place) else Path(absolute(place)).is_file()
 
 
-def read(place: str) -> bytes:
-    """The content of a file.
+def read(place: str, offset: int = 0, size: int | None = None) -> bytes:
+    """The content of a file, or `size` bytes of it from `offset`.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    file_system, path = _open(place)
-    with file_system.open_input_stream(path) as stream:
-        content: bytes = stream.read()
-        return content
+    if _on_s3(place):
+        return s3.get(place, offset, size)
+    with open(absolute(place), "rb") as stream:
+        stream.seek(offset)
+        return stream.read(-1 if size is None else size)
 
 
 def write(place: str, content: bytes) -> None:
     """Write a file whole or not at all; its folder is made."""
-    file_system, path = _open(place)
-    if isinstance(file_system, fs.LocalFileSystem):
-        file_system.create_dir(str(Path(path).parent))
-        with file_system.open_output_stream(path + ".partial") as stream:
-            stream.write(content)
-        file_system.move(path + ".partial", path)
-    else:  # an S3 object appears when its upload is complete
-        with file_system.open_output_stream(path) as stream:
-            stream.write(content)
+    if _on_s3(place):
+        s3.put(place, content)
+        return
+    path = Path(absolute(place))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def delete(place: str) -> None:
+    """Remove a file, or do nothing where there is none."""
+    if _on_s3(place):
+        s3.delete(place)
+    else:
+        Path(absolute(place)).unlink(missing_ok=True)
+
+
+def delete_empty(folder: str) -> None:
+    """Remove a folder that nothing is left in; S3 has no folders."""
+    if not _on_s3(folder):
+        with contextlib.suppress(OSError):  # it isn't there, or not empty
+            Path(absolute(folder)).rmdir()
+
+
+def _on_s3(place: str) -> bool:
+    if "://" in place and not place.startswith(s3.PREFIX):
+        raise InvalidInput(f"{place!r} is of a kind of storage that isn't supported: give a folder or an s3:// URI")
+    return place.startswith(s3.PREFIX)
 
 
 def upload(directory: Path, place: str) -> None:
@@ -80,8 +91,7 @@ def check_writable(place: str) -> None:
     probe = join(place, ".write-probe")
     try:
         write(probe, b"")
-        file_system, path = _open(probe)
-        file_system.delete_file(path)
+        delete(probe)
     except OSError as error:
         raise InvalidInput(
             f"storage {place} can't be written ({error}); give a folder or an s3:// URI that you may write to"

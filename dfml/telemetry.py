@@ -42,6 +42,19 @@ class RouterTelemetry:
         sums = self.sums
         self.sums = routing if sums is None else RoutingSums(*(a + b for a, b in zip(sums, routing, strict=True)))
 
+    def state(self) -> dict[str, Tensor]:
+        """What `resume` goes on from in the middle of the epoch; over all ranks, which must all call it."""
+        assert self.sums is not None
+        sums = {name: sum_over_ranks(value.clone()) for name, value in self.sums._asdict().items()}
+        return {**sums, "before": self.before}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave, in as many processes as there are now."""
+        sums = {name: value.to(self.before.device) for name, value in state.items()}
+        self.before = sums.pop("before")
+        if rank() == 0:  # they are of all ranks
+            self.sums = RoutingSums(**sums)
+
     def figures(self) -> dict[str, float]:
         """The epoch's figures over all ranks, which must all call it once, at its end.
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dfml import storage
-from dfml.command_line import INTERRUPTED, Parser, assignment, count, exit_code
+from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
+from dfml.data.cache import default_folder
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
 from orchestration.plan import Plan
@@ -29,7 +30,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"data set: {', '.join(DATASETS)}, or your own with --data",
     )
-    add("--data", metavar="DIR", help="folder of the packed data set (default: where NAME is known to be)")
+    add(
+        "--data",
+        metavar="DIR-or-S3",
+        help="place of the packed data set, a folder or an s3:// URI (default: where NAME is known to be: with the project, below "
+        "$DFML_DATA, or in data/packed)",
+    )
+    add_cache_flags(made)
     add("--search-space", type=Path, metavar="FILE", help="YAML file (default: search_spaces/<dataset>.yaml)")
     add(
         "--set",
@@ -76,7 +83,7 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         InvalidInput: they can't be used; nothing was started or written.
     """
     data = locate(arguments.dataset, arguments.data)
-    file = arguments.search_space or REPOSITORY / "search_spaces" / f"{arguments.dataset}.yaml"
+    file = arguments.search_space or REPOSITORY / "search_spaces" / f"{arguments.dataset.lower()}.yaml"
     if arguments.search_space is None and not file.is_file():
         raise InvalidInput(
             f"there is no search space for {arguments.dataset!r}: name one with --search-space, such as search_spaces/emoji.yaml"
@@ -91,12 +98,13 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         name=name,
         dataset=arguments.dataset,
         data=data,
+        cache_size=arguments.cache_size,
         trials=arguments.trials,
         workers_per_trial=arguments.workers_per_trial,
         seed=arguments.seed,
         space=read_space(file).fixed(fixed, "the command line"),
     )
-    plan.check()
+    plan.check(arguments.cache_dir or default_folder())
     root = storage.absolute(arguments.storage)
     storage.check_writable(root)
     return plan, storage.join(root, name)
@@ -106,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `run_sweep.py`; returns its exit code: 0, 2 for input that can't be used, 130 after Ctrl-C."""
 
     def work() -> int | None:
-        plan, sweep = plan_from(parser().parse_args(argv))
+        arguments = parser().parse_args(argv)
+        plan, sweep = plan_from(arguments)
 
         # These import Ray, which takes seconds: not before the input is known to be good.
         from orchestration.console import Console
@@ -114,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from orchestration.sweep import run_sweep
 
         try:
-            run_sweep(plan, sweep, Console(plan.trials))
+            run_sweep(plan, sweep, Console(plan.trials), arguments.cache_dir)
         except (Interrupted, KeyboardInterrupt):
             print("Interrupted; the same command goes on from here.", file=sys.stderr)
             return INTERRUPTED

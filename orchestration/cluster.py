@@ -48,7 +48,9 @@ def cluster() -> Iterator[str]:
         address=address or "local",
         log_to_driver=False,
         logging_level=logging.CRITICAL,
-        runtime_env={"env_vars": SETTINGS},  # the workers of a cluster don't inherit this process's environment
+        runtime_env={
+            "env_vars": {**SETTINGS, **_s3_server()}
+        },  # workers of a cluster don't inherit this process's environment
     )
     where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
     dashboard = f"; dashboard at http://{context.dashboard_url}" if context.dashboard_url else ""
@@ -59,6 +61,13 @@ def cluster() -> Iterator[str]:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         ray.shutdown()
+
+
+def _s3_server() -> dict[str, str]:
+    """Which S3 server and region are meant. Credentials aren't passed on: the dashboard shows this environment, and a cluster's
+    nodes have their own (an instance profile)."""
+    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def share(workers: int) -> Share:

@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dfml import storage
+from dfml.data.cache import Cache
+from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY
 from dfml.data.manifest import read_manifest
 from dfml.data.order import epoch_batches
-from dfml.data.shards import read_labels
 from dfml.data.split import holdout_rows
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
@@ -33,7 +34,8 @@ class Plan(BaseModel):
 
     name: str
     dataset: str
-    data: Path
+    data: str
+    cache_size: int | None = None  # bytes on each node; a part of the plan, since it decides in which order images come
     trials: int
     workers_per_trial: int
     seed: int
@@ -44,8 +46,11 @@ class Plan(BaseModel):
         """The recipe of a trial before anything is sampled."""
         return recipe_from(self.space.recipe)
 
-    def check(self) -> None:
+    def check(self, cache_dir: Path) -> None:
         """Everything that can be known to fail before a cluster is started.
+
+        Args:
+            cache_dir: keeps the index of a data set on S3.
 
         Raises:
             InvalidInput: the data set has no training or test split or can't fill a batch, or a router count doesn't fit the
@@ -54,12 +59,11 @@ class Plan(BaseModel):
         manifest = read_manifest(self.data)
         for split in ("train", "test"):
             manifest.shards_of(split)
-        self._check_batches()
+        self._check_batches(ShardedImages(self.data, "train", Cache(cache_dir, self.cache_size)).labels)
         self._check_routers()
 
-    def _check_batches(self) -> None:
+    def _check_batches(self, labels: np.ndarray) -> None:
         """See that every batch shape can be filled from the classes that trials train on."""
-        labels = read_labels(self.data, "train")
         defaults = self.defaults()
         training, _ = holdout_rows(labels, self.seed, defaults.task)
         targets = np.unique(labels[training], return_inverse=True)[1]

@@ -6,11 +6,11 @@ import base64
 import csv
 import html
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfml import storage
-from dfml.data.shards import ShardedImages
+from dfml.data.cache import Cache
+from dfml.data.dataset import ShardedImages
 from dfml.task import SCORE, TASKS
 from orchestration import layout
 from orchestration.model_card import PROTOCOL_IN_WORDS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RIGHT, WRONG = "#2a9d4a", "#d1362f"
 
 
-def write_report(results: Results) -> None:
+def write_report(results: Results, cache: Cache) -> None:
     """Write the files of `report/` except `results.json`, whose presence says that the sweep has ended."""
     import matplotlib
 
@@ -35,17 +35,17 @@ def write_report(results: Results) -> None:
         "trials.csv": trials_csv(results).encode(),
     }
     if results.retrievals:
-        files["retrievals.png"] = _png(retrievals(results))
+        files["retrievals.png"] = _png(retrievals(results, cache))
     files["index.html"] = page(results, files).encode()
     for name, content in files.items():
         storage.write(storage.join(results.sweep, layout.REPORT, name), content)
 
 
-def retrievals(results: Results) -> Figure:
+def retrievals(results: Results, cache: Cache) -> Figure:
     """Queries from the test classes with their 5 nearest images; green frames: same class, red: another."""
     from matplotlib.figure import Figure
 
-    images = ShardedImages(Path(results.data), "test")
+    images = ShardedImages(results.data, "test", cache)
     rows = results.retrievals
     columns = 1 + max(len(row["nearest"]) for row in rows)
     figure = Figure(figsize=(1.5 * columns, 1.72 * len(rows)), layout="constrained")
@@ -54,12 +54,12 @@ def retrievals(results: Results) -> Figure:
         for axis in line:
             axis.set_axis_off()
         name = images.class_names[images.labels[row["query"]]]
-        _draw(line[0], images.image(row["query"]), "black", f"query ({row['drawn']})\n{_short(name)}")
+        _draw(line[0], images.glance(row["query"]), "black", f"query ({row['drawn']})\n{_short(name)}")
         found = zip(line[1:], row["nearest"], row["right"], row["cosine"], strict=False)
         for axis, nearest, right, cosine in found:
             name = images.class_names[images.labels[nearest]]
             mark = "✓" if right else "✗"
-            _draw(axis, images.image(nearest), RIGHT if right else WRONG, f"{mark} {cosine:.2f}\n{_short(name)}")
+            _draw(axis, images.glance(nearest), RIGHT if right else WRONG, f"{mark} {cosine:.2f}\n{_short(name)}")
     return figure
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from dfml import storage
-from dfml.data.manifest import FILE_NAME, read_manifest
+from dfml.data.cache import Cache, default_folder
+from dfml.data.manifest import manifest_sha256, read_manifest
 from dfml.errors import InvalidInput
 from orchestration import layout
 from orchestration.cluster import Share, cluster, share
@@ -22,8 +23,14 @@ from orchestration.search import ResumableASHA, searcher
 from orchestration.trial import run_trial, run_winner
 
 
-def run_sweep(plan: Plan, sweep: str, console: Console) -> None:
+def run_sweep(plan: Plan, sweep: str, console: Console, cache_dir: Path | None = None) -> None:
     """Run or resume the sweep in the folder `sweep`, and print its results.
+
+    Args:
+        plan: what the sweep is.
+        sweep: its folder or URI.
+        console: prints.
+        cache_dir: on each node, for a data set on S3; None for that node's default.
 
     Raises:
         InvalidInput: the plan can't be run here.
@@ -33,13 +40,13 @@ def run_sweep(plan: Plan, sweep: str, console: Console) -> None:
     if resumed and (results := load_results(sweep)):
         console.say(f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one")
     else:
-        results = _run(plan, sweep, console, resumed)
+        results = _run(plan, sweep, console, resumed, cache_dir)
     show(results, console)
     console.say(f"model:  {storage.join(sweep, layout.BEST)}")
     console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
 
 
-def _run(plan: Plan, sweep: str, console: Console, resumed: bool) -> Results:
+def _run(plan: Plan, sweep: str, console: Console, resumed: bool, cache_dir: Path | None) -> Results:
     records = load_records(sweep) if resumed else []
     if resumed:
         console.resumed(records)
@@ -47,7 +54,7 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool) -> Results:
     interruption = Interruption()
     with cluster() as where:
         interruption.install()
-        part = share(plan.workers_per_trial)
+        part, cache = share(plan.workers_per_trial), str(cache_dir) if cache_dir else None
         if not resumed:
             plan.store(sweep)
         console.say(where)
@@ -55,7 +62,7 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool) -> Results:
             f"{plan.trials} trials, {part.concurrent} at a time, each with {part.workers} worker(s) of "
             f"{part.cpus} CPU core(s){' and a GPU' if part.gpu else ''}; results in {sweep}"
         )
-        _search(plan, sweep, records, part, console, interruption)
+        _search(plan, _job(plan, sweep, plan.defaults().epochs, part, cache), records, part, console, interruption)
         winner = best_trial(records)
         if winner is None:
             raise InvalidInput(
@@ -63,18 +70,20 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool) -> Results:
             )
         epochs = int(winner.epochs[-1]["best_epoch"])
         if not storage.exists(storage.join(sweep, layout.OUTCOME)):
-            _retrain(plan, sweep, winner, epochs, part, console, interruption)
+            _retrain(plan, _job(plan, sweep, epochs, part, cache), winner, console, interruption)
     results = _results(plan, sweep, records, winner, epochs)
-    write_report(results)
+    write_report(results, Cache(cache_dir or default_folder(), plan.cache_size))
     results.save()
     return results
 
 
-def _job(plan: Plan, sweep: str, epochs: int, part: Share) -> dict[str, Any]:
+def _job(plan: Plan, sweep: str, epochs: int, part: Share, cache_dir: str | None) -> dict[str, Any]:
     """What all trials of a sweep share; plain values, for they travel through Ray."""
     return {
         "sweep": sweep,
-        "data": str(plan.data),
+        "data": plan.data,
+        "cache_dir": cache_dir,
+        "cache_size": plan.cache_size,
         "seed": plan.seed,
         "epochs": epochs,
         "workers": part.workers,
@@ -84,17 +93,21 @@ def _job(plan: Plan, sweep: str, epochs: int, part: Share) -> dict[str, Any]:
 
 
 def _search(
-    plan: Plan, sweep: str, records: list[TrialRecord], part: Share, console: Console, interruption: Interruption
+    plan: Plan,
+    job: dict[str, Any],
+    records: list[TrialRecord],
+    part: Share,
+    console: Console,
+    interruption: Interruption,
 ) -> None:
     """Run the trials that haven't ended yet."""
     left = plan.trials - sum(record.state != "running" for record in records)
     if left == 0:
         return
     recipe = plan.defaults()
-    job = _job(plan, sweep, recipe.epochs, part)
     run(
         run_trial,
-        sweep,
+        job["sweep"],
         records,
         console,
         interruption,
@@ -110,22 +123,20 @@ def _search(
 
 def _retrain(
     plan: Plan,
-    sweep: str,
+    job: dict[str, Any],
     winner: TrialRecord,
-    epochs: int,
-    part: Share,
     console: Console,
     interruption: Interruption,
 ) -> None:
     """Train the winner's recipe on all training classes and score it on the test classes."""
     console.say(
         f"the winner is trial {winner.number} (validation {winner.heading} {winner.best:.3f}): training it on all training classes "
-        f"for {epochs} epochs, then scoring it once on the test classes"
+        f"for {job['epochs']} epochs, then scoring it once on the test classes"
     )
-    record = load_record(sweep, layout.WINNER) or TrialRecord(number=-1, parameters={}, recipe=winner.recipe)
-    job = _job(plan, sweep, epochs, part) | {"facts": _facts(plan, winner, epochs)}
-    config = {"number": -1, "recipe": winner.recipe, "job": job}
-    run(run_winner, sweep, [record], console, interruption, trials=1, config=config)
+    record = load_record(job["sweep"], layout.WINNER) or TrialRecord(number=-1, parameters={}, recipe=winner.recipe)
+    facts = _facts(plan, winner, job["epochs"])
+    config = {"number": -1, "recipe": winner.recipe, "job": {**job, "facts": facts}}
+    run(run_winner, job["sweep"], [record], console, interruption, trials=1, config=config)
     if record.state == "failed":
         raise RuntimeError(f"the winner's retraining failed: {record.reason}")
 
@@ -135,7 +146,7 @@ def _facts(plan: Plan, winner: TrialRecord, epochs: int) -> dict[str, Any]:
     manifest = read_manifest(plan.data)
     return {
         "dataset": plan.dataset,
-        "manifest_sha256": hashlib.sha256((plan.data / FILE_NAME).read_bytes()).hexdigest(),
+        "manifest_sha256": manifest_sha256(plan.data),
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
         "protocol": plan.protocol,
         "seed": plan.seed,
@@ -154,7 +165,7 @@ def _results(plan: Plan, sweep: str, records: list[TrialRecord], winner: TrialRe
     outcome = json.loads(storage.read(storage.join(sweep, layout.OUTCOME)))
     return Results(
         sweep=sweep,
-        data=str(plan.data),
+        data=plan.data,
         protocol=plan.protocol,
         seed=plan.seed,
         trials=records,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 
 if TYPE_CHECKING:
+    from dfml.data.dataset import ShardedImages
     from dfml.data.split import ClassSubset
     from dfml.train import Training
 
@@ -22,13 +23,13 @@ def train_trial(config: dict[str, Any]) -> None:
     """Train on the training split without what is held out, score every epoch on that (protocol `holdout`).
 
     Args:
-        config: `recipe`; `data`, the packed data set; `seed`, which decides the split; `epochs`; `cpus`.
+        config: `recipe`; `data`, the packed data set's place; `cache_dir` and `cache_size`, for a place on S3; `seed`, which decides
+            the split; `epochs`; `cpus`.
     """
-    from dfml.data.shards import ShardedImages
     from dfml.data.split import training_and_validation
     from dfml.recipe import recipe_from
 
-    images = ShardedImages(Path(config["data"]), "train")
+    images = _images(config, "train")
     task = recipe_from(config["recipe"]).task
     training = _training(config, *training_and_validation(images, config["seed"], task))
     for figures in _epochs(training, config["epochs"]):
@@ -42,19 +43,25 @@ def train_winner(config: dict[str, Any]) -> None:
         config: as for `train_trial`, with `epochs` the number after which the trial was at its best; `sweep`, the folder
             where the model and its figures are written; `facts`, what the model's configuration is to say of them.
     """
-    from dfml.data.shards import ShardedImages
     from dfml.data.split import subset_of_classes
     from dfml.distributed import rank
     from orchestration.final_score import score_on_test, store
 
-    data = Path(config["data"])
-    training = _training(config, subset_of_classes(ShardedImages(data, "train")), None)
+    training = _training(config, subset_of_classes(_images(config, "train")), None)
     for figures in _epochs(training, config["epochs"]):
         _report(training, figures)
-    test = subset_of_classes(ShardedImages(data, "test"))
+    test = subset_of_classes(_images(config, "test"))
     outcome = score_on_test(training, test, config["sweep"])
     if rank() == 0:
         store(training.model, outcome, config)
+
+
+def _images(config: dict[str, Any], split: str) -> ShardedImages:
+    from dfml.data.cache import Cache, default_folder
+    from dfml.data.dataset import ShardedImages
+
+    folder = Path(config["cache_dir"]) if config["cache_dir"] else default_folder()  # of this node
+    return ShardedImages(config["data"], split, Cache(folder, config["cache_size"]))
 
 
 def _training(config: dict[str, Any], train: ClassSubset, validation: ClassSubset | None) -> Training:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -69,6 +71,53 @@ def inshop(root: Path) -> None:
     file = root / "Inshop_Clothes" / "Eval" / "list_eval_partition.txt"
     file.parent.mkdir(parents=True)
     file.write_text("\n".join([str(len(lines)), "image_name item_id evaluation_status", *lines]) + "\n")
+
+
+WNIDS = [f"n{number:08d}" for number in (9, 2, 5, 7)]  # ImageNet's miniature has these; ILSVRC2012_ID 1, 2, 3, 4
+VALIDATION_IDS = [3, 1, 4, 2, 1, 3, 2, 4]  # class of its validation images 1, 2, …
+
+
+def imagenet_folders(root: Path) -> None:
+    """ImageNet's layout of folders: `IMAGES` training and 2 validation images a class."""
+    for wnid in WNIDS:
+        for i in range(IMAGES):
+            draw(root / "train" / wnid / f"{wnid}_{i}.JPEG", int(wnid[1:]), i)
+    for number, imagenet_id in enumerate(VALIDATION_IDS, start=1):
+        wnid = WNIDS[imagenet_id - 1]
+        draw(root / "val" / wnid / f"ILSVRC2012_val_{number:08d}.JPEG", int(wnid[1:]), 100 + number)
+
+
+def imagenet_tars(root: Path) -> None:
+    """The images of `imagenet_folders` in ImageNet's official tar files, with its development kit."""
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as name:
+        images = Path(name)
+        imagenet_folders(images)
+        with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
+            for wnid in WNIDS:
+                with tarfile.open(images / f"{wnid}.tar", "w") as inner:
+                    for file in sorted((images / "train" / wnid).iterdir(), reverse=True):
+                        inner.add(file, file.name)
+                outer.add(images / f"{wnid}.tar", f"{wnid}.tar")
+        with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as tar:
+            for file in sorted((images / "val").rglob("*.JPEG"), key=lambda file: file.name):
+                tar.add(file, file.name)
+    imagenet_devkit(root, VALIDATION_IDS)
+
+
+def imagenet_devkit(root: Path, validation_ids: list[int]) -> None:
+    """`ILSVRC2012_devkit_t12.tar.gz`: the classes' WNIDs and the validation images' classes."""
+    fields = [(field, "O") for field in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children")]
+    leaves = [(number, wnid, f"name of {wnid}", "a thing", 0, []) for number, wnid in enumerate(WNIDS, start=1)]
+    synsets = np.array([[row] for row in [*leaves, (len(WNIDS) + 1, "n00001740", "entity", "all", 2, [1, 2])]], fields)
+    with TemporaryDirectory() as name:
+        data = Path(name) / "ILSVRC2012_devkit_t12" / "data"
+        data.mkdir(parents=True)
+        savemat(data / "meta.mat", {"synsets": synsets})
+        lines = [str(number) for number in validation_ids]
+        (data / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(lines) + "\n")
+        with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar:
+            tar.add(data.parent, data.parent.name)
 
 
 LAYOUTS = {"cub": cub, "cars": cars, "SOP": sop, "Inshop": inshop}

@@ -5,7 +5,7 @@ Run from the repository's root, with numpy, pillow, pyarrow and resvg-py install
     mkdir -p /tmp/emoji && cp datasets/emoji/package.json /tmp/emoji && npm install --prefix /tmp/emoji
     PYTHONPATH=. python datasets/emoji/build.py --sources /tmp/emoji/node_modules
 
-It writes manifest.json, train-00000.parquet and test-00000.parquet beside itself and says what it left out. The same
+It writes manifest.json, and of each split a shard and its index, beside itself and says what it left out. The same
 packages and library versions give the same bytes. Sources and licences: ATTRIBUTION.md.
 """
 
@@ -26,7 +26,8 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from dfml.data.shards import ImageRow, pack
+from dfml.data.packing import pack
+from dfml.data.shards import ImageRow
 
 SIZE = 64
 OVERSAMPLING = 4  # of SVG drawings: at 64 px, resvg leaves the edges of shapes with filters jagged
@@ -255,7 +256,7 @@ def main() -> None:
     drop_blank_drawings(emojis)
     drop_same_drawings(emojis)
     emojis = drop_same_classes(enough_drawings(emojis))
-    manifest = pack(rows_of(emojis), arguments.out, "emoji")
+    manifest = pack(rows_of(emojis), str(arguments.out), "emoji", overwrite=True)
     print(f"classes: {len(emojis)}, with {dict(Counter(len(emoji.drawings) for emoji in emojis))} drawings")
     print(f"images: {dict(Counter(style for emoji in emojis for style in emoji.drawings))}")
     for split, content in manifest.splits.items():

@@ -1,4 +1,4 @@
-"""From images to batches: shards on disk (`manifest`, `shards`), the split of classes, the order, the loader.
+"""From images to batches; each step is a file here, and nothing here knows of models or clusters.
 
-Data flows manifest → shards → split → order → loader; each is a file here. Nothing here knows of models or clusters.
+readers → packing → shards, index, manifest | cache → dataset → split → order → fetching, loader
 """

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from dfml import storage
+from dfml.data.manifest import is_packed
+from dfml.data.readers import BENCHMARK_SETS
 from dfml.errors import InvalidInput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = "DFML_DATA"
+PACKED = Path("data") / "packed"  # where `dfml.train` packs the benchmark sets
 
 # A packed data set that ships with the project is one line here.
 DATASETS: dict[str, Path] = {"emoji": REPOSITORY / "datasets" / "emoji"}
 
 
-def locate(dataset: str, data: str | None) -> Path:
-    """The folder of a packed data set: `data` where it is given, else where `dataset` is known to be.
+def locate(dataset: str, data: str | None) -> str:
+    """The place of a packed data set: `data` where it is given, else where `dataset` is known to be.
+
+    That is with the project, below `DFML_DATA` (a folder or an `s3://` URI), or in `data/packed`.
 
     Raises:
-        InvalidInput: neither is.
+        InvalidInput: it is in none of them.
     """
     if data is not None:
-        return Path(data).expanduser().resolve()
-    if dataset not in DATASETS:
-        raise InvalidInput(
-            f"unknown data set {dataset!r}: name one of {', '.join(DATASETS)}, or say with --data where your packed images are"
-        )
-    return DATASETS[dataset]
-
-
-# The K of R@K that papers report, by data set.
-RECALL_AT: dict[str, tuple[int, ...]] = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50)}
+        return storage.absolute(data)
+    if dataset in DATASETS:
+        return str(DATASETS[dataset])
+    roots = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
+    places = [storage.absolute(storage.join(root, dataset.lower())) for root in [*roots, str(PACKED)]]
+    for place in places:
+        if is_packed(place):
+            return place
+    known = (
+        ""
+        if dataset.lower() in BENCHMARK_SETS
+        else f"unknown data set {dataset!r}: name one of {', '.join(DATASETS)}, or "
+    )
+    raise InvalidInput(
+        f"{known or f'{dataset} is packed at none of '}{'' if known else ', '.join(places) + ': pack it there, or '}"
+        "say with --data where your packed images are"
+    )
 
 
 def recall_at(dataset: str) -> tuple[int, ...]:
-    """The K of R@K for a data set, by its name in any case; 1, 2, 4, 8 where it isn't known otherwise (CUB, Cars196)."""
-    return RECALL_AT.get(dataset.lower(), (1, 2, 4, 8))
+    """The K of R@K that papers report for a data set, by its name in any case; 1, 2, 4, 8 where it isn't known."""
+    known = BENCHMARK_SETS.get(dataset.lower())
+    return known.recall_at if known else (1, 2, 4, 8)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dfml.data.dataset import ShardedImages
+from dfml.data.fetching import Fetcher
 from dfml.data.order import rank_share
 from dfml.data.split import ClassSubset
 from dfml.data.transforms import Normalisation, evaluation_transform, training_transform
+from dfml.errors import InvalidInput
 
 if TYPE_CHECKING:
     from dfml.recipe import Recipe
 
 Item = tuple[Tensor, int]  # image (3, H, W) float32, target
+Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) float32, targets (B,) int64
 
 
 class _Training(Dataset[Item]):
@@ -45,6 +49,71 @@ class _Evaluation(Dataset[Item]):
         return self.transform(self.subset.images.image(int(self.subset.rows[index]))), int(self.subset.targets[index])
 
 
+class _Refusals(Dataset[Item | InvalidInput]):
+    """Hands bad input over to the main process as a value: raised in a loader's process it would lose its one sentence."""
+
+    def __init__(self, items: Dataset[Item]) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Item | InvalidInput:
+        try:
+            return self.items[index]
+        except InvalidInput as error:
+            return error
+
+
+def _collate(items: list[Item | InvalidInput]) -> Batch | InvalidInput:
+    for item in items:
+        if isinstance(item, InvalidInput):
+            return item
+    images, targets = default_collate(items)
+    return images, targets
+
+
+class Batches:
+    """Batches of tensors in their order; the shards that they need are fetched ahead of them.
+
+    Args:
+        items: gives the image of an index.
+        images: where rows are read from.
+        indices: of each batch, for `items`.
+        rows: of each batch, in `images`.
+        workers: processes that decode and augment; 0: this one.
+    """
+
+    def __init__(
+        self,
+        items: Dataset[Item],
+        images: ShardedImages,
+        indices: Sequence[np.ndarray],
+        rows: Sequence[np.ndarray],
+        workers: int,
+    ) -> None:
+        self._images = images
+        self._rows = rows
+        self._loader: DataLoader[Item | InvalidInput] = DataLoader(
+            _Refusals(items),
+            batch_sampler=[index.tolist() for index in indices],
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises InvalidInput: the data set is damaged, or the cache has no room."""
+        self._images.require_room()
+        batches = iter(self._loader)  # starts the processes, before there are threads
+        with Fetcher(self._images, self._rows) as fetcher:
+            for number, batch in enumerate(batches):
+                if isinstance(batch, InvalidInput):
+                    raise batch
+                fetcher.read(number)
+                yield batch
+
+
 def training_batches(
     subset: ClassSubset,
     batches: np.ndarray,
@@ -54,20 +123,19 @@ def training_batches(
     rank: int,
     world_size: int,
     workers: int,
-) -> DataLoader[Item]:
+) -> Batches:
     """This rank's share of global batches (steps, batch_size), augmented: images (B, 3, H, W), targets (B,) int64."""
-    shares = [rank_share(batch, rank, world_size).tolist() for batch in batches]
-    return _loader(_Training(subset, recipe, normalisation, epoch), shares, workers)
+    shares = [rank_share(batch, rank, world_size) for batch in batches]
+    # All ranks of a node fetch for all of them: what one needs first, another has on its way.
+    rows = list(subset.rows[batches])
+    return Batches(_Training(subset, recipe, normalisation, epoch), subset.images, shares, rows, workers)
 
 
 def evaluation_batches(
-    subset: ClassSubset, rows: np.ndarray, recipe: Recipe, normalisation: Normalisation, workers: int
-) -> DataLoader[Item]:
-    """Members `rows` of a subset in order, not augmented."""
+    subset: ClassSubset, members: np.ndarray, recipe: Recipe, normalisation: Normalisation, workers: int
+) -> Batches:
+    """The given members of a subset in order, not augmented."""
     size = 128  # images; nothing is kept for a backward pass, so this fits wherever training does
-    shares = [rows[start : start + size].tolist() for start in range(0, len(rows), size)]
-    return _loader(_Evaluation(subset, recipe, normalisation), shares, workers)
-
-
-def _loader(dataset: Dataset[Item], shares: Sequence[list[int]], workers: int) -> DataLoader[Item]:
-    return DataLoader(dataset, batch_sampler=shares, num_workers=workers, pin_memory=torch.cuda.is_available())
+    shares = [members[start : start + size] for start in range(0, len(members), size)]
+    rows = [subset.rows[share] for share in shares]
+    return Batches(_Evaluation(subset, recipe, normalisation), subset.images, shares, rows, workers)

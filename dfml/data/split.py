@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfml.data.shards import ShardedImages
+from dfml.data.dataset import ShardedImages
 from dfml.task import TaskName
 
 VALIDATION_SHARE = 0.2  # of the training classes (DESIGN §3)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dfml.checkpoint import load
-from dfml.command_line import Parser, exit_code
-from dfml.commands import data_folder, loader_workers, processes, say, say_metrics
+from dfml.command_line import Parser, add_cache_flags, exit_code
+from dfml.commands import cache_of, data_place, loader_workers, processes, say, say_metrics
 from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.evaluate.final import metrics_on_test
 from dfml.pretrained import read_weights
@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     add("--image-size", type=int, default=224, metavar="PIXELS", help="of a file of weights: side of its images")
     add("--dataset", default="cub", help="as for dfml.train")
     add("--data-root", type=Path, default=Path("data"), metavar="DIR", help="as for dfml.train")
-    add("--data", metavar="DIR", help="a packed data set, in place of --data-root")
+    add("--data", metavar="DIR-or-S3", help="a packed data set, in place of --data-root")
+    add_cache_flags(made)
     add("--path", choices=("full", "routed"), default="full", help="through all sub-blocks or the chosen ones")
     add("--workers", type=int, metavar="N", help="processes that load images (default: 4 with a GPU, else none)")
     add("--json", action="store_true", help="print the metrics as JSON")
@@ -55,8 +56,8 @@ def model_at(place: str, backbone: str, image_size: int) -> EmbeddingModel:
 def evaluate(arguments: argparse.Namespace) -> None:
     with processes() as device:
         model = model_at(arguments.resume, arguments.model, arguments.image_size).to(device)
-        data = data_folder(arguments.dataset, arguments.data, arguments.data_root)
-        metrics = metrics_on_test(model, data, device, loader_workers(arguments.workers, device), arguments.path)
+        workers = loader_workers(arguments.workers, device)
+        metrics = metrics_on_test(model, data_place(arguments), device, workers, arguments.path, cache_of(arguments))
         if arguments.json:
             say(json.dumps(metrics))
         else:

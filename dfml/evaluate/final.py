@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from dfml.data.cache import Cache
+from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import recall_at
 from dfml.data.manifest import read_manifest
-from dfml.data.shards import ShardedImages
 from dfml.data.split import subset_of_classes
 from dfml.embedding_model import EmbeddingModel
 from dfml.evaluate.accuracy import accuracy
@@ -19,7 +18,12 @@ from dfml.metrics import retrieval_metrics
 
 
 def metrics_on_test(
-    model: EmbeddingModel, data: Path, device: torch.device, workers: int = 0, path: Way = "full"
+    model: EmbeddingModel,
+    data: str,
+    device: torch.device,
+    workers: int = 0,
+    path: Way = "full",
+    cache: Cache | None = None,
 ) -> dict[str, float]:
     """R@K with the data set's own K, R-precision, MAP@R; NMI and F1 where there is one test split. A classifier's top-1 and top-5. All ranks must call it.
 
@@ -29,12 +33,13 @@ def metrics_on_test(
         device: where to compute.
         workers: processes that load images.
         path: "full" or "routed".
+        cache: keeps what is fetched from S3.
     """
     manifest = read_manifest(data)
     at = recall_at(manifest.dataset)
 
     def embedded(split: str) -> tuple[Tensor, Tensor]:
-        images = ShardedImages(data, split)
+        images = ShardedImages(data, split, cache)
         found = embed(
             lambda batch: model(batch, path),
             subset_of_classes(images),
@@ -46,8 +51,8 @@ def metrics_on_test(
         return found, torch.from_numpy(images.labels).to(device)
 
     if model.recipe.task == "classification":
-        return accuracy(model, subset_of_classes(ShardedImages(data, "test")), device, workers, path)
+        return accuracy(model, subset_of_classes(ShardedImages(data, "test", cache)), device, workers, path)
     if "gallery" in manifest.splits:
         return retrieval_metrics(*embedded("query"), *embedded("gallery"), recall_at=at)
     embeddings, _ = embedded("test")
-    return full_score(embeddings, subset_of_classes(ShardedImages(data, "test")), at, model.recipe.seed)
+    return full_score(embeddings, subset_of_classes(ShardedImages(data, "test", cache)), at, model.recipe.seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from torch import nn
 
 from dfml import storage
 from dfml.checkpoint import load
-from dfml.command_line import INTERRUPTED, Parser, assignment, complain, exit_code
-from dfml.commands import data_folder, loader_workers, processes, say, say_metrics
-from dfml.data.manifest import FILE_NAME, read_manifest
-from dfml.data.shards import ShardedImages
+from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, complain, exit_code
+from dfml.commands import cache_of, data_place, loader_workers, processes, say, say_metrics
+from dfml.data.cache import Cache
+from dfml.data.dataset import ShardedImages
+from dfml.data.manifest import manifest_sha256, read_manifest
 from dfml.data.split import ClassSubset, subset_of_classes, training_and_validation
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     data = made.add_argument_group("data and results")
     data.add_argument("--dataset", default="cub", help="cub, cars, SOP or Inshop below --data-root, or any name with --data")
     data.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="holds the benchmark sets as published; packed once")
-    data.add_argument("--data", metavar="DIR", help="a packed data set, in place of --data-root")
+    data.add_argument("--data", metavar="DIR-or-S3", help="a packed data set, in place of --data-root")
+    add_cache_flags(data)
     data.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<dataset>_<model>_<loss>)")
     data.add_argument("--protocol", choices=list(PROTOCOLS), default="holdout", help="the epoch is chosen on held-out training classes, or (paper) on the test classes as published")
     data.add_argument("--workers", type=int, metavar="N", help="processes that load images, per process (default: 4 with a GPU, else none)")
@@ -118,32 +119,34 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     return recipe_from({**values, **others})
 
 
-def subsets_of(data: Path, arguments: argparse.Namespace, recipe: Recipe) -> tuple[ClassSubset, ClassSubset]:
+def subsets_of(
+    data: str, cache: Cache, arguments: argparse.Namespace, recipe: Recipe
+) -> tuple[ClassSubset, ClassSubset]:
     """The images to train on, and those on which the epoch is chosen."""
-    images = ShardedImages(data, "train")
+    images = ShardedImages(data, "train", cache)
     if arguments.protocol == "holdout":
         return training_and_validation(images, recipe.seed, recipe.task)
     if "test" not in read_manifest(data).splits:
         raise InvalidInput(
             f"--protocol paper: {arguments.dataset} has queries and a gallery, and no test split to choose an epoch by; use holdout"
         )
-    return subset_of_classes(images), subset_of_classes(ShardedImages(data, "test"))
+    return subset_of_classes(images), subset_of_classes(ShardedImages(data, "test", cache))
 
 
 def train(arguments: argparse.Namespace, device: torch.device) -> None:
     """Train, keep the best and the last epoch in `--out`, and score the best on the test classes."""
     recipe = recipe_of(arguments)
-    data = data_folder(arguments.dataset, arguments.data, arguments.data_root)
+    data, cache = data_place(arguments), cache_of(arguments)
     what = {
         "recipe": recipe.model_dump(mode="json"),
         "dataset": arguments.dataset,
-        "manifest_sha256": hashlib.sha256((data / FILE_NAME).read_bytes()).hexdigest(),
+        "manifest_sha256": manifest_sha256(data),
         "protocol": arguments.protocol,
     }
     folder = RunFolder(arguments.out or Path("runs") / f"{arguments.dataset}_{recipe.backbone}_{recipe.loss}", what)
     task = TASKS[recipe.task]
     chosen_by = PROTOCOLS[arguments.protocol].format(unit=task.unit, heading=task.heading)
-    training, validation = subsets_of(data, arguments, recipe)
+    training, validation = subsets_of(data, cache, arguments, recipe)
     say(f"{arguments.dataset}: {len(training)} images of {len(training.classes)} classes to train on, {len(validation)} of "
         f"{len(validation.classes)} to choose the epoch; {arguments.protocol}: {chosen_by}")  # fmt: skip
     workers = loader_workers(arguments.workers, device)
@@ -153,7 +156,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     _run(run, folder)
     if dist.is_initialized():
         dist.barrier()  # the best model is written
-    metrics = metrics_on_test(load(folder.best).to(device), data, device, workers)
+    metrics = metrics_on_test(load(folder.best).to(device), data, device, workers, cache=cache)
     if rank() == 0:
         folder.add_to_best({"test": metrics})
         say_metrics(f"Test {task.unit}, epoch {folder.best_figures()['epoch']:.0f}: {chosen_by}", metrics)
@@ -163,10 +166,16 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
 def _run(training: Training, folder: RunFolder) -> None:
     """Train up to the last epoch, from where the run stopped."""
     recipe, heading = training.recipe, TASKS[training.recipe.task].heading
-    if last := folder.last_epoch():
+    if last := folder.last():
         training.load(last)
-        say(f"going on after epoch {training.epoch} of {recipe.epochs} in {folder.root}")
-    for figures in training.epochs(on_step=Progress(say, recipe.batch_size)):
+        step = f" and step {training.unfinished.step} of the next" if training.unfinished else ""
+        say(f"going on after epoch {training.epoch} of {recipe.epochs}{step} in {folder.root}")
+
+    def keep() -> None:
+        if rank() == 0:
+            folder.keep_unfinished(training)
+
+    for figures in training.epochs(on_step=Progress(say, recipe.batch_size), on_checkpoint=keep):
         seconds = figures["train_seconds"] + figures["validation_seconds"]
         say(f"epoch {training.epoch}/{recipe.epochs}  loss {figures['loss']:.3f}  {heading} {figures[SCORE]:.3f} "
             f"(best {figures[BEST_SCORE]:.3f})  {seconds:.0f} s")  # fmt: skip

@@ -2,7 +2,7 @@
 
 run.json        recipe, data set, protocol: what the run is
 epochs.jsonl    each epoch's figures
-epoch_0007/     what the run goes on from after its last finished epoch
+epoch_0007/     what the run goes on from after its last finished epoch; epoch_0007_step_00002000/, within the next
 best/           the model of the best epoch, as `dfml.load` reads it
 """
 
@@ -46,12 +46,27 @@ class RunFolder:
                 "on, or name another --out"
             )
 
-    def last_epoch(self) -> Path | None:
-        """What `Training.load` goes on from; None before the first epoch has ended."""
-        return max(self._epochs(), default=None)
+    def last(self) -> Path | None:
+        """What `Training.load` goes on from; None before the first checkpoint."""
+        return max(self._states(), default=None)
 
-    def _epochs(self) -> list[Path]:
+    def _states(self) -> list[Path]:
         return [path for path in self.root.glob("epoch_*") if path.is_dir()]
+
+    def keep_unfinished(self, training: Training) -> None:
+        """Store how far the epoch is that is under way; then drop what is older."""
+        assert training.unfinished is not None
+        self.root.mkdir(parents=True, exist_ok=True)
+        _write(self.root / RUN, self._run)
+        self._keep_state(training, f"epoch_{training.epoch:04d}_step_{training.unfinished.step:08d}")
+
+    def _keep_state(self, training: Training, name: str) -> None:
+        older = self._states()
+        partial = _emptied(self.root / "epoch.partial")
+        training.save(partial)
+        partial.rename(self.root / name)
+        for folder in older:
+            shutil.rmtree(folder)
 
     def keep(self, training: Training) -> None:
         """Store the epoch just finished: its figures, the best model, and what the run goes on from; then drop what is older."""
@@ -63,13 +78,8 @@ class RunFolder:
             save_model(partial, training.model, {**self._run, "figures": figures})
             shutil.rmtree(self.best, ignore_errors=True)
             partial.rename(self.best)
-        older = self._epochs()
-        partial = _emptied(self.root / "epoch.partial")
-        training.save(partial)
         self._log(figures)
-        partial.rename(self.root / f"epoch_{training.epoch:04d}")
-        for folder in older:
-            shutil.rmtree(folder)
+        self._keep_state(training, f"epoch_{training.epoch:04d}")
 
     def _log(self, figures: dict[str, float]) -> None:
         """Write the epoch's line behind those of the epochs before it; a kill may have left one of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,25 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 OnStep = Callable[[int, int, int, dict[str, Tensor]], None]
 
 
+CHECKPOINT_STEPS = 1000  # between two checkpoints within an epoch: minutes to an hour
+UNFINISHED = "unfinished.pt"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """How far an epoch is that hasn't ended.
+
+    Attributes:
+        step: the last step done, counted from 1.
+        totals: sum over these steps of each of the loss's terms, the mean over ranks.
+        routing: `RouterTelemetry.state`.
+    """
+
+    step: int
+    totals: dict[str, Tensor]
+    routing: dict[str, Tensor]
+
+
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a number; going on would be a waste."""
 
@@ -61,6 +81,7 @@ class Training:
 
     Attributes:
         figures: what the last finished epoch yielded; empty before the first.
+        unfinished: how far the epoch after it is, at its last checkpoint.
     """
 
     def __init__(
@@ -94,41 +115,82 @@ class Training:
             [group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay
         )
         self.figures: dict[str, float] = {}
+        self.unfinished: Unfinished | None = None
 
     @property
     def epoch(self) -> int:
         """The last finished epoch, 0 before the first."""
         return int(self.figures.get("epoch", 0))
 
-    def epochs(self, last: int | None = None, on_step: OnStep | None = None) -> Iterator[dict[str, float]]:
-        """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks."""
+    def epochs(
+        self,
+        last: int | None = None,
+        on_step: OnStep | None = None,
+        on_checkpoint: Callable[[], None] | None = None,
+        checkpoint_steps: int = CHECKPOINT_STEPS,
+    ) -> Iterator[dict[str, float]]:
+        """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks.
+
+        Args:
+            last: number of the epoch.
+            on_step: called after each step.
+            on_checkpoint: called within an epoch after every `checkpoint_steps` steps; what `save` writes then goes on from there.
+            checkpoint_steps: an epoch of fewer has none.
+        """
+        checkpoints = (on_checkpoint, checkpoint_steps) if on_checkpoint is not None else None
         for epoch in range(self.epoch + 1, (last or self.recipe.epochs) + 1):
             started = time.perf_counter()
             lr = self._set_learning_rate(epoch)
-            losses = self._train_epoch(epoch, on_step)
+            losses = self._train_epoch(epoch, on_step, checkpoints)
             trained = time.perf_counter()
             scores = self._validate()
             seconds = {"train_seconds": trained - started, "validation_seconds": time.perf_counter() - trained}
             self.figures = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
             yield self.figures
 
-    def _train_epoch(self, epoch: int, on_step: OnStep | None) -> dict[str, float]:
+    def _train_epoch(
+        self, epoch: int, on_step: OnStep | None, checkpoints: tuple[Callable[[], None], int] | None
+    ) -> dict[str, float]:
         recipe = self.recipe
-        batches = epoch_batches(self.train.targets, recipe.batch_size, recipe.images_per_class, recipe.seed, epoch)
+        images = self.train.images
+        batches = epoch_batches(
+            self.train.targets, recipe.batch_size, recipe.images_per_class, recipe.seed, epoch,
+            images.shard_numbers[self.train.rows], images.window,
+        )  # fmt: skip
+        done = self.unfinished.step if self.unfinished else 0
         loader = training_batches(
-            self.train, batches, recipe, self.model.normalisation, epoch, rank(), world_size(), self.loader_workers
+            self.train,
+            batches[done:],
+            recipe,
+            self.model.normalisation,
+            epoch,
+            rank(),
+            world_size(),
+            self.loader_workers,
         )
         self.objective.train().set_warm_up(epoch <= recipe.warm_epochs)
         objective = self._distributed()
         telemetry = self._telemetry()
         totals: dict[str, Tensor] = {}
-        for step, (images, labels) in enumerate(loader, start=1):
-            terms = self._train_step(objective, images.to(self.device), labels.to(self.device))
+        if self.unfinished:
+            totals = {name: total.to(self.device) for name, total in self.unfinished.totals.items()}
+            if telemetry is not None:
+                telemetry.resume(self.unfinished.routing)
+        for step, (pixels, labels) in enumerate(loader, start=done + 1):
+            terms = self._train_step(
+                objective, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            )
             totals = {name: totals.get(name, 0.0) + term.detach() for name, term in terms.items()}
             if telemetry is not None and self.objective.routing is not None:
                 telemetry.add(self.objective.routing)
             if on_step is not None:
                 on_step(epoch, step, len(batches), terms)
+            if checkpoints is not None and step % checkpoints[1] == 0 and step < len(batches):
+                means = mean_over_ranks(torch.stack(list(totals.values())))
+                routing = telemetry.state() if telemetry is not None else {}
+                self.unfinished = Unfinished(step, dict(zip(totals, means, strict=True)), routing)
+                checkpoints[0]()
+        self.unfinished = None
         mean = mean_over_ranks(torch.stack(list(totals.values())) / len(batches)).tolist()
         if not all(math.isfinite(value) for value in mean):
             raise TrainingDiverged(f"the loss is {mean[0]} in epoch {epoch} at learning rate {recipe.lr}: lower it")
@@ -188,9 +250,15 @@ class Training:
         return embed(self.model, subset, self.recipe, self.model.normalisation, self.device, self.loader_workers)
 
     def save(self, directory: Path) -> None:
-        """Save all that `load` needs to go on after the last finished epoch."""
+        """Save all that `load` needs to go on: after the last finished epoch, or, called by `on_checkpoint`, within the next."""
         save_training_state(directory, self.objective, self.optimizer, self.figures)
+        if self.unfinished is not None:
+            torch.save(asdict(self.unfinished), directory / UNFINISHED)
 
     def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote, in as many processes as there are now."""
         self.figures = load_training_state(directory, self.objective, self.optimizer)
+        self.unfinished = None
+        if (directory / UNFINISHED).is_file():
+            state = torch.load(directory / UNFINISHED, map_location="cpu", weights_only=True)
+            self.unfinished = Unfinished(**state)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dfml.data.shards import ImageRow, ShardedImages, pack
+from dfml.data.dataset import ShardedImages
+from dfml.data.packing import pack
+from dfml.data.shards import ImageRow
 from dfml.recipe import Recipe, recipe_from
 
 TINY = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dfml
-from dfml.data.shards import ShardedImages
+from dfml.data.dataset import ShardedImages
 from dfml.data.split import subset_of_classes
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe
@@ -38,12 +38,12 @@ def test_keeps_every_epochs_figures_the_last_state_and_the_best_model(
     training: Training, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "new" / "run", run(tiny_recipe))
-    assert folder.last_epoch() is None
+    assert folder.last() is None
     for _ in training.epochs():
         folder.keep(training)
     assert logged(folder) == [1, 2, 3]
     assert sorted(path.name for path in folder.root.iterdir()) == ["best", "epoch_0003", "epochs.jsonl", "run.json"]
-    assert folder.last_epoch() == folder.root / "epoch_0003"
+    assert folder.last() == folder.root / "epoch_0003"
     assert folder.best_figures()["epoch"] == training.figures["best_epoch"]
     folder.add_to_best({"test": {"recall_at_1": 0.5}})
     config = json.loads((folder.best / "config.json").read_text())
@@ -76,7 +76,7 @@ def test_after_a_kill_at_any_rename_the_run_goes_on_to_the_same_folder(
     except Killed:
         again = RunFolder(folder.root, run(tiny_recipe))
         resumed = Training(tiny_recipe, training.train, training.validation, torch.device("cpu"))
-        if last := again.last_epoch():
+        if last := again.last():
             resumed.load(last)
         assert resumed.epoch >= training.epoch - 1
         for _ in resumed.epochs():

@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_a_bucket_that_does_not_exist_is_refused(place: str) -> None:
-    with pytest.raises(InvalidInput, match=r"s3://no-such-bucket/x can't be written"):
+    with pytest.raises(InvalidInput, match=r"there is no bucket 'no-such-bucket' \(s3://no-such-bucket/x"):
         storage.check_writable("s3://no-such-bucket/x")
 
 

@@ -92,7 +92,7 @@ def test_one_sub_block_is_no_collapse() -> None:
 
 
 def test_training_reports_the_routers(tiny_recipe: Recipe, packed: Path) -> None:
-    from dfml.data.shards import ShardedImages
+    from dfml.data.dataset import ShardedImages
     from dfml.data.split import subset_of_classes
     from dfml.train import Training
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
 
-from dfml.data.shards import ShardedImages
+from dfml.data.dataset import ShardedImages
 from dfml.data.split import ClassSubset, subset_of_classes
 from dfml.evaluate import embed
 from dfml.objective import is_router

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
 
-from dfml.data.shards import pack
+from dfml.data.packing import pack
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import DATASETS, REPOSITORY
-from dfml.data.shards import ImageRow, ShardedImages
+from dfml.data.shards import ImageRow
 
 TRAIN_CLASSES, TEST_CLASSES = 40, 16
 

@@ -13,8 +13,8 @@ import yaml
 from small_sweep import Sweep
 
 import dfml
+from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY
-from dfml.data.shards import ShardedImages
 from tests.dfml.test_classification import imagenet
 
 pytestmark = pytest.mark.integration

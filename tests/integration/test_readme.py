@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from small_sweep import Sweep
 
+from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import DATASETS, REPOSITORY
-from dfml.data.shards import ShardedImages
 
 pytestmark = pytest.mark.integration
 

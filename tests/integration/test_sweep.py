@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, sweep_of
 
 import dfml
-from dfml.data.shards import ShardedImages
+from dfml.data.dataset import ShardedImages
 
 pytestmark = pytest.mark.integration
 

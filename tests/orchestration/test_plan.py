@@ -19,7 +19,7 @@ def plan(**changes: Any) -> Plan:
     values = {
         "name": "a",
         "dataset": "emoji",
-        "data": DATASETS["emoji"],
+        "data": str(DATASETS["emoji"]),
         "trials": 3,
         "workers_per_trial": 2,
         "seed": 0,
@@ -51,14 +51,16 @@ def test_another_plan_is_refused_with_the_difference(changes: dict[str, Any], na
 
 
 def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
-    from dfml.data.shards import ImageRow, ShardedImages, pack
+    from dfml.data.dataset import ShardedImages
+    from dfml.data.packing import pack
+    from dfml.data.shards import ImageRow
 
     images = ShardedImages(DATASETS["emoji"], "train")
     pack([ImageRow(images.encoded(0), "a", "a.webp", "train")], tmp_path, "half")
     with pytest.raises(InvalidInput, match="no split 'test'"):
-        plan(data=tmp_path).check()
+        plan(data=str(tmp_path)).check(tmp_path / "cache")
 
 
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     with pytest.raises(InvalidInput, match="batch_size 120 is smaller than --workers-per-trial 121"):
-        plan(workers_per_trial=121).check()
+        plan(workers_per_trial=121).check(Path("unused"))

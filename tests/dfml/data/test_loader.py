@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dfml.data.dataset import ShardedImages
 from dfml.data.loader import evaluation_batches, training_batches
 from dfml.data.order import rank_share
-from dfml.data.shards import ImageRow, ShardedImages, pack
+from dfml.data.packing import pack
+from dfml.data.shards import ImageRow
 from dfml.data.split import ClassSubset, subset_of_classes
 from dfml.data.transforms import Normalisation, evaluation_transform
 from dfml.recipe import Recipe, recipe_from

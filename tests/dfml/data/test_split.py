@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dfml.data.shards import ShardedImages
+from dfml.data.dataset import ShardedImages
 from dfml.data.split import holdout_classes, subset_of_classes
 
 

@@ -1,0 +1,124 @@
+"""What the contenders of benchmarks/stream.py share: images, transform, command line and clock.
+
+A contender is a script with two commands, made by `main`:
+
+    prepare --images DIR --out DIR                                  write its format of the images into a new folder
+    measure --source S3-URI-or-DIR --cache DIR [--epochs 2] [--batch 128] [--workers 2]
+
+`measure` prints one JSON line: {"first_batch_s": s, "epochs": [{"images": n, "seconds": s}, …]}. The S3 server is named by
+AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION. Imports aren't timed; constructing data
+set and loader is, in the first epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+CHUNK_BYTES = 32 * 2**20  # of every format that lets one choose
+IMAGE_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `measure` was asked for."""
+
+    source: str
+    cache: Path
+    batch: int
+    workers: int
+
+
+Batches = Callable[[int], Iterable[Sequence[Tensor]]]  # from the epoch, 0, 1, …, to its batches: images first
+
+
+def training_transform() -> v2.Compose:
+    """As dfml.data.transforms.training_transform, with ImageNet's normalisation."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(IMAGE_SIZE, scale=(0.08, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+
+
+def decode(encoded: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return image.convert("RGB")
+
+
+def listed(images: Path) -> list[tuple[Path, int]]:
+    """Files and labels in one random order, the same for all: the libraries advise to pack images shuffled."""
+    classes = sorted(folder for folder in images.iterdir() if folder.is_dir())
+    files = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
+    random.Random(0).shuffle(files)
+    return files
+
+
+def timed(batches_of: Callable[[Options], Batches], options: Options, epochs: int) -> dict[str, object]:
+    first_batch: float | None = None
+    found = []
+    began = time.perf_counter()
+    batches = batches_of(options)
+    for epoch in range(epochs):
+        images = 0
+        for batch, *_ in batches(epoch):
+            if batch.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE) or batch.dtype != torch.float32:
+                raise ValueError(f"not a batch of images: {tuple(batch.shape)}, {batch.dtype}")
+            batch[:, 0, 0, 0].sum().item()  # the batch is here, not only promised
+            images += len(batch)
+            if first_batch is None:
+                first_batch = time.perf_counter() - began
+        ended = time.perf_counter()
+        found.append({"images": images, "seconds": ended - began})
+        began = ended
+    return {"first_batch_s": first_batch, "epochs": found}
+
+
+def main(
+    batches_of: Callable[[Options], Batches],
+    prepare: Callable[[Path, Path], None] | None = None,
+    before: Callable[[Options], None] | None = None,
+) -> None:
+    """The command line of a contender.
+
+    Args:
+        batches_of: constructs data set and loader; on the clock.
+        prepare: (images, out) writes the contender's format; None for one that reads the images as they are.
+        before: what must be there already when the clock starts, such as a cluster.
+    """
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    if prepare:
+        command = commands.add_parser("prepare")
+        command.add_argument("--images", type=Path, required=True)
+        command.add_argument("--out", type=Path, required=True)
+    command = commands.add_parser("measure")
+    command.add_argument("--source", required=True)
+    command.add_argument("--cache", type=Path, required=True)
+    command.add_argument("--epochs", type=int, default=2)
+    command.add_argument("--batch", type=int, default=128)
+    command.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    if arguments.command == "prepare":
+        assert prepare
+        prepare(arguments.images, arguments.out)
+        return
+    options = Options(arguments.source, arguments.cache, arguments.batch, arguments.workers)
+    if before:
+        before(options)
+    print(json.dumps(timed(batches_of, options, arguments.epochs)), flush=True)

@@ -1,0 +1,109 @@
+"""Readers: each lists a data set's images as it is published, without reading their bytes; one reader a file.
+
+`BENCHMARK_SETS` are those known by name. `folder` and `table` read one's own images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfml.data.readers.cars import read_cars
+from dfml.data.readers.cub import read_cub
+from dfml.data.readers.files import existing
+from dfml.data.readers.folder import read_folder
+from dfml.data.readers.imagenet import read_imagenet
+from dfml.data.readers.inshop import read_inshop
+from dfml.data.readers.sop import read_sop
+from dfml.data.readers.table import read_table
+from dfml.data.source import ImageSource
+from dfml.errors import InvalidInput
+
+__all__ = [
+    "BENCHMARK_SETS",
+    "BenchmarkSet",
+    "check_counts",
+    "read_benchmark_set",
+    "read_folder",
+    "read_table",
+]
+
+
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """What is known of a data set that others report results on.
+
+    Attributes:
+        folders: its folder below a data root, under each name in use; "" is the data root itself.
+        read: lists its images, given its own folder.
+        official: by split, how many images and classes the publication has.
+        recall_at: the K of R@K that papers report.
+    """
+
+    folders: tuple[str, ...]
+    read: Callable[[Path], list[ImageSource]]
+    official: dict[str, tuple[int, int]]
+    recall_at: tuple[int, ...]
+
+
+BENCHMARK_SETS: dict[str, BenchmarkSet] = {
+    "cub": BenchmarkSet(("CUB_200_2011",), read_cub, {"train": (5864, 100), "test": (5924, 100)}, (1, 2, 4, 8)),
+    "cars": BenchmarkSet(("cars196",), read_cars, {"train": (8054, 98), "test": (8131, 98)}, (1, 2, 4, 8)),
+    "sop": BenchmarkSet(
+        # The README of the publication's code spells it with two d.
+        ("Stanford_Online_Products", "Standford_Online_Products"),
+        read_sop,
+        {"train": (59551, 11318), "test": (60502, 11316)},
+        (1, 10, 100, 1000),
+    ),
+    "inshop": BenchmarkSet(
+        ("Inshop_Clothes",),
+        read_inshop,
+        {"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
+        (1, 10, 20, 30, 40, 50),
+    ),
+    "imagenet": BenchmarkSet(
+        ("imagenet", "ILSVRC2012", ""), read_imagenet, {"train": (1281167, 1000), "test": (50000, 1000)}, (1,)
+    ),
+}
+
+
+def read_benchmark_set(dataset: str, root: Path) -> list[ImageSource]:
+    """The images of a benchmark set, split by split.
+
+    Args:
+        dataset: a key of `BENCHMARK_SETS`, in any case.
+        root: the set's own folder, under one of its names, or the folder that holds it.
+
+    Raises:
+        InvalidInput: there is no such set, or a folder, an annotation or an image of it is missing or malformed.
+    """
+    known = _known(dataset)
+    root = Path(os.path.abspath(root))  # "." has a name too
+    candidates = [root / name for name in known.folders] + ([root] if root.name in known.folders else [])
+    return known.read(next((folder for folder in candidates if folder.is_dir()), None) or existing(candidates[0]))
+
+
+def check_counts(dataset: str, sources: list[ImageSource]) -> list[str]:
+    """A sentence for each split that hasn't as many images and classes as the publication; none if all agree.
+
+    Raises:
+        InvalidInput: there is no such set.
+    """
+    sentences = []
+    for split, official in _known(dataset).official.items():
+        names = [source.class_name for source in sources if source.split == split]
+        if (len(names), len(set(names))) != official:
+            sentences.append(
+                f"{dataset.lower()}'s split {split!r} has {len(names)} images of {len(set(names))} classes, "
+                f"but the publication has {official[0]} of {official[1]}"
+            )
+    return sentences
+
+
+def _known(dataset: str) -> BenchmarkSet:
+    if dataset.lower() not in BENCHMARK_SETS:
+        raise InvalidInput(f"unknown data set {dataset!r}: name one of {', '.join(BENCHMARK_SETS)}")
+    return BENCHMARK_SETS[dataset.lower()]

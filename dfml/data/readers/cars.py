@@ -1,0 +1,44 @@
+"""Reads Cars196 (Krause et al. 2013) as it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dfml.data.readers.annotations import class_number, matlab_arrays
+from dfml.data.readers.checks import check_sources, path_inside
+from dfml.data.readers.files import existing, file_source
+from dfml.data.source import ImageSource
+from dfml.errors import InvalidInput
+
+TRAINING_CLASSES = 98  # of 196: the first half trains
+
+
+def read_cars(root: Path) -> list[ImageSource]:
+    """The images in `car_ims/` that `cars_annos.mat` names, in its order.
+
+    Args:
+        root: `cars196`; its name begins the paths.
+
+    Raises:
+        InvalidInput: the annotations or an image are missing, or an annotation is malformed.
+    """
+    return check_sources(_images(root), root)
+
+
+def _images(root: Path) -> Iterator[ImageSource]:
+    file = existing(root / "cars_annos.mat")
+    annotations, names = matlab_arrays(
+        file.read_bytes(), file, annotations=("relative_im_path", "class"), class_names=()
+    )
+    for index, annotation in enumerate(annotations, start=1):
+        place = f"annotation {index} of {file}"
+        number = class_number(annotation["class"], place)
+        if not 1 <= number <= len(names):
+            raise InvalidInput(
+                f"{place} has class number {number}, but class_names are {len(names)}: mend it, or download the file again"
+            )
+        path = path_inside(str(annotation["relative_im_path"]), place)
+        split = "train" if number <= TRAINING_CLASSES else "test"
+        class_name = f"{number:03d} {names[number - 1]}"
+        yield file_source(root / path, f"{root.name}/{path}", class_name, split, place)

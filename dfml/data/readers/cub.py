@@ -1,0 +1,34 @@
+"""Reads CUB-200-2011 (Wah et al. 2011) as it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dfml.data.readers.checks import check_sources
+from dfml.data.readers.files import existing, file_source, files_of_class
+from dfml.data.source import ImageSource
+
+TRAINING_CLASSES = 100  # of 200: the first half trains
+
+
+def read_cub(root: Path) -> list[ImageSource]:
+    """The images in the class folders `images/001.Black_footed_Albatross` … `images/200.…`, sorted.
+
+    Args:
+        root: `CUB_200_2011`; its name begins the paths.
+
+    Raises:
+        InvalidInput: the folder `images` is missing, or a class folder is empty.
+    """
+    return check_sources(_images(root), root)
+
+
+def _images(root: Path) -> Iterator[ImageSource]:
+    for folder in sorted(existing(root / "images").iterdir()):
+        number = folder.name.split(".")[0]
+        if folder.is_dir() and number.isdecimal():
+            split = "train" if int(number) <= TRAINING_CLASSES else "test"
+            for name in files_of_class(folder):
+                path = f"{root.name}/images/{folder.name}/{name}"
+                yield file_source(folder / name, path, folder.name, split, str(folder))

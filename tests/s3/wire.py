@@ -1,0 +1,141 @@
+"""HTTP/1.1 on a socket: heads and bodies as bytes, with as little work a megabyte as Python allows."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+BUFFER = 1 << 20
+
+
+class Head:
+    """The start line and the headers, each kept as it was sent: a signature covers some of them."""
+
+    def __init__(self, start: str, fields: list[tuple[str, str]]) -> None:
+        self.start = start
+        self.fields = fields
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Head:
+        start, *lines = raw.decode("latin-1").split("\r\n")
+        return cls(start, [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)])
+
+    def get(self, name: str) -> str | None:
+        return next((value for given, value in self.fields if given.lower() == name), None)
+
+    def without(self, *names: str) -> Head:
+        return Head(self.start, [field for field in self.fields if field[0].lower() not in names])
+
+    @property
+    def status(self) -> int:
+        """Of a reply."""
+        return int(self.start.split(" ")[1])
+
+    @property
+    def length(self) -> int | None:
+        """How many body bytes are announced; None where no number is."""
+        value = self.get("content-length")
+        return None if value is None else int(value)
+
+    @property
+    def chunked(self) -> bool:
+        return (self.get("transfer-encoding") or "").lower() == "chunked"
+
+    @property
+    def closes(self) -> bool:
+        """Whether the sender ends the connection after this message."""
+        return "HTTP/1.0" in self.start or (self.get("connection") or "").lower() == "close"
+
+    def __bytes__(self) -> bytes:
+        lines = [self.start, *(f"{name}: {value}" for name, value in self.fields)]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class Wire:
+    """A socket and what was read from it ahead of need."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0  # what was read ahead
+
+    @property
+    def ahead(self) -> bool:
+        return self._start < self._end
+
+    def body(self, head: Head, reply: bool = False) -> Iterator[memoryview]:
+        """What follows this head, however it is framed; only a reply can go on until the connection ends."""
+        if head.chunked:
+            return self.chunks()
+        return self.pieces(None if reply and head.length is None else head.length or 0)
+
+    def head(self) -> Head | None:
+        """The next message's head, or None where the other side has closed the connection between two messages."""
+        raw = self._until(b"\r\n\r\n")
+        return None if raw is None else Head.parse(raw)
+
+    def pieces(self, length: int | None) -> Iterator[memoryview]:
+        """So many bytes, or all until the other side closes. A piece is good until the next one is asked for."""
+        while length is None or length > 0:
+            if not self.ahead and not self._fill():
+                if length is None:
+                    return
+                raise ConnectionError(f"closed {length} bytes too early")
+            count = self._end - self._start if length is None else min(length, self._end - self._start)
+            piece = self._view[self._start : self._start + count]
+            self._start += count
+            if length is not None:
+                length -= count
+            yield piece
+
+    def chunks(self) -> Iterator[memoryview]:
+        """A body in `Transfer-Encoding: chunked`, without the sizes in between."""
+        while size := int(self._line().partition(b";")[0], 16):
+            yield from self.pieces(size)
+            self._line()
+        while self._line():
+            pass  # trailers: S3 sends its checksums within the body instead
+
+    def send(self, head: Head) -> None:
+        self.socket.sendall(bytes(head))
+
+    def send_piece(self, piece: memoryview, chunked: bool) -> None:
+        if chunked:
+            self.socket.sendall(b"%x\r\n" % len(piece))
+        self.socket.sendall(piece)
+        if chunked:
+            self.socket.sendall(b"\r\n")
+
+    def send_end(self, chunked: bool) -> None:
+        if chunked:
+            self.socket.sendall(b"0\r\n\r\n")
+
+    def _line(self) -> bytes:
+        line = self._until(b"\r\n")
+        if line is None:
+            raise ConnectionError("closed within a chunked body")
+        return line
+
+    def _until(self, mark: bytes) -> bytes | None:
+        while (found := self._buffer.find(mark, self._start, self._end)) < 0:
+            if not self._fill():
+                if self.ahead:
+                    raise ConnectionError("closed within a head")
+                return None
+        raw = bytes(self._view[self._start : found])
+        self._start = found + len(mark)
+        return raw
+
+    def _fill(self) -> int:
+        """Reads once behind what is there already."""
+        if self._start:
+            rest = bytes(self._view[self._start : self._end])
+            self._view[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        if self._end == BUFFER:
+            raise ConnectionError("a head of more than a megabyte")
+        count = self.socket.recv_into(self._view[self._end :])
+        self._end += count
+        return count
