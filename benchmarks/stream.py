@@ -16,6 +16,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import site
@@ -38,7 +39,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from tests.s3.servers import ceph_available, ceph_server, moto_server  # noqa: E402
+from tests.s3.servers import ceph_available, ceph_server, moto_server, running  # noqa: E402
 
 IMAGES_A_CLASS = 100
 LEAST_BYTES, MOST_BYTES = 20_000, 60_000
@@ -50,6 +51,7 @@ class Contender:
     script: str
     streams: bool = True  # from S3; else it reads the images' folder
     foreign: bool = False  # in the environment of requirements.txt
+    waits: bool = True  # for all its processes, so that their CPU time is known
 
     def path(self) -> str:
         return str(HERE / "streams" / self.script)
@@ -61,7 +63,7 @@ CONTENDERS = {
     "ours": Contender("ours.py"),
     "LitData": Contender("litdata_stream.py", foreign=True),
     "MosaicML": Contender("mosaic_stream.py", foreign=True),
-    "Ray Data": Contender("ray_data_stream.py"),
+    "Ray Data": Contender("ray_data_stream.py", waits=False),
 }
 
 
@@ -154,12 +156,9 @@ def run(command: list[str], environment: dict[str, str], timeout: float) -> str:
 @contextmanager
 def proxy(upstream: str, latency: float) -> Iterator[str]:
     command = [sys.executable, "-m", "tests.s3.proxy", "--upstream", upstream, "--latency", str(latency)]
-    with subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, subprocess.PIPE, {**os.environ, "PYTHONPATH": str(HERE.parent)}) as process:
         assert process.stdout
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
+        yield process.stdout.readline().decode().strip()
 
 
 def counted(endpoint: str) -> tuple[int, int]:
@@ -168,6 +167,12 @@ def counted(endpoint: str) -> tuple[int, int]:
         counts = json.load(reply)
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/__reset__", method="POST")).close()
     return sum(counts["bytes"].values()), sum(counts["gets"].values())
+
+
+def cpu_seconds() -> float:
+    """Of all processes that this one has waited for, and those that they have."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Bench:
@@ -209,8 +214,10 @@ class Bench:
                 name, "measure", "--source", source, "--cache", Path(cache) / "cache", "--epochs", 2,
                 "--batch", self.arguments.batch, "--workers", self.arguments.workers,
             )  # fmt: skip
+            before = cpu_seconds()
             out = run(command, {**self.environment, "AWS_ENDPOINT_URL": endpoint}, self.arguments.timeout)
         found = json.loads(out.splitlines()[-1])
+        found["cpu_s"] = cpu_seconds() - before if contender.waits else None
         found["bytes"], found["gets"] = counted(endpoint)
         self.found[name].append(found)
 
@@ -256,11 +263,16 @@ def rate(found: list[dict[str, Any]], epoch: int) -> float:
     return statistics.median(epoch["images"] / epoch["seconds"] for epoch in epochs)
 
 
+def cpu_a_image(found: list[dict[str, Any]]) -> str:
+    costs = [1000 * run["cpu_s"] / sum(epoch["images"] for epoch in run["epochs"]) for run in found if run["cpu_s"]]
+    return f"{statistics.median(costs):10.2f}" if costs else f"{'unknown':>10}"
+
+
 def table(bench: Bench, server: str, data_bytes: int) -> Iterator[str]:
     arguments = bench.arguments
     yield (f"{arguments.images} JPEGs, {data_bytes / 1e6:.0f} MB, batch {arguments.batch}, {arguments.workers} workers, "
            f"{server} with {arguments.latency * 1000:.0f} ms latency, median of {arguments.rounds} rounds in turns")  # fmt: skip
-    yield f"{'':12}  cold img/s (of bare)   warm img/s (of bare)   first batch   fetched (× images' bytes)    GETs"
+    yield f"{'':12}  cold img/s (of bare)   warm img/s (of bare)   first batch   fetched (× images' bytes)    GETs   CPU ms/img"
     bare = bench.found.get("bare")
     for name, found in bench.found.items():
         if name in bench.failures or not found:
@@ -274,8 +286,9 @@ def table(bench: Bench, server: str, data_bytes: int) -> Iterator[str]:
             statistics.median(run[key] for run in found) for key in ("first_batch_s", "bytes", "gets")
         )
         yield (f"{name:12}  {cells[0]}   {cells[1]}   {first:9.1f} s   {fetched / 1e6:8.0f} MB"
-               f" ({fetched / data_bytes:4.2f})   {gets:14.0f}")  # fmt: skip
-    yield "Server and proxy run on the same cores and take CPU from whoever streams. Bytes and GETs are of both epochs."
+               f" ({fetched / data_bytes:4.2f})   {gets:14.0f}   {cpu_a_image(found)}")  # fmt: skip
+    yield "Server and proxy run on the same cores and take CPU from whoever streams. Bytes, GETs and CPU are of both epochs."
+    yield "CPU includes imports, not server and proxy; other load on the machine hardly moves it, unlike images a second."
     yield "Ray Data keeps no copy between epochs; ImageFolder reads the local disk; bare only decodes and transforms."
 
 

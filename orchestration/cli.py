@@ -9,10 +9,9 @@ from pathlib import Path
 
 from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
-from dfml.data.cache import default_folder
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
-from orchestration.plan import Plan
+from orchestration.plan import Conduct, Plan
 from orchestration.search_space import read_space
 
 
@@ -51,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
         type=count,
         metavar="E",
         help="epochs of a trial that isn't stopped early (default: the search space's)",
+    )
+    add(
+        "--checkpoint-steps",
+        type=count,
+        default=Conduct().checkpoint_steps,
+        metavar="N",
+        help="steps between checkpoints within an epoch",
     )
     add(
         "--workers-per-trial",
@@ -104,10 +110,16 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         seed=arguments.seed,
         space=read_space(file).fixed(fixed, "the command line"),
     )
-    plan.check(arguments.cache_dir or default_folder())
+    plan.check(conduct_from(arguments).cache_folder())
     root = storage.absolute(arguments.storage)
     storage.check_writable(root)
     return plan, storage.join(root, name)
+
+
+def conduct_from(arguments: argparse.Namespace) -> Conduct:
+    """How the sweep is to be run."""
+    cache_dir = storage.absolute(str(arguments.cache_dir)) if arguments.cache_dir else None
+    return Conduct(cache_dir=cache_dir, checkpoint_steps=arguments.checkpoint_steps)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int | None:
         arguments = parser().parse_args(argv)
         plan, sweep = plan_from(arguments)
+        conduct = conduct_from(arguments)
 
         # These import Ray, which takes seconds: not before the input is known to be good.
         from orchestration.console import Console
@@ -123,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from orchestration.sweep import run_sweep
 
         try:
-            run_sweep(plan, sweep, Console(plan.trials), arguments.cache_dir)
+            run_sweep(plan, sweep, Console(plan.trials), conduct)
         except (Interrupted, KeyboardInterrupt):
             print("Interrupted; the same command goes on from here.", file=sys.stderr)
             return INTERRUPTED

@@ -11,6 +11,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Checkpoints go to S3 through pyarrow; servers other than AWS's don't all know the newer checksums of an upload.
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     # Nothing is sent to anyone without the user's wish.
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -2,7 +2,8 @@
 
 sweep.json              arguments, search space, versions: what the sweep is
 tune/                   Ray Tune's own files: results as TensorBoard and JSON, errors
-trials/000/ …           one folder a trial: its record, from which an interrupted sweep goes on, its best and last checkpoint
+trials/000/ …           one folder a trial: its record, from which an interrupted sweep goes on, its best and last checkpoint, and
+                        in unfinished/ how far a long epoch is
 trials/winner/          the retraining of the winner
 outcome.json            the winner's score on the test classes
 test_evaluations.json   how often the test classes were looked at

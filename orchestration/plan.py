@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from dfml import storage
-from dfml.data.cache import Cache
+from dfml.data.cache import Cache, default_folder
 from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY
 from dfml.data.manifest import read_manifest
@@ -46,11 +46,11 @@ class Plan(BaseModel):
         """The recipe of a trial before anything is sampled."""
         return recipe_from(self.space.recipe)
 
-    def check(self, cache_dir: Path) -> None:
+    def check(self, cache_folder: Path) -> None:
         """Everything that can be known to fail before a cluster is started.
 
         Args:
-            cache_dir: keeps the index of a data set on S3.
+            cache_folder: keeps the index of a data set on S3.
 
         Raises:
             InvalidInput: the data set has no training or test split or can't fill a batch, or a router count doesn't fit the
@@ -59,7 +59,7 @@ class Plan(BaseModel):
         manifest = read_manifest(self.data)
         for split in ("train", "test"):
             manifest.shards_of(split)
-        self._check_batches(ShardedImages(self.data, "train", Cache(cache_dir, self.cache_size)).labels)
+        self._check_batches(ShardedImages(self.data, "train", Cache(cache_folder, self.cache_size)).labels)
         self._check_routers()
 
     def _check_batches(self, labels: np.ndarray) -> None:
@@ -121,6 +121,24 @@ class Plan(BaseModel):
         """Write `sweep.json`, with which a sweep begins."""
         content = {"plan": json.loads(self.model_dump_json()), "versions": versions(), "git_revision": git_revision()}
         storage.write(storage.join(sweep, layout.SWEEP), (json.dumps(content, indent=1) + "\n").encode())
+
+
+class Conduct(BaseModel):
+    """How a sweep is run where that doesn't change what it computes; a resumed sweep may be run otherwise.
+
+    Attributes:
+        cache_dir: on each node, for a data set on S3; None for that node's default.
+        checkpoint_steps: between two checkpoints within an epoch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cache_dir: str | None = None
+    checkpoint_steps: int = 1000
+
+    def cache_folder(self) -> Path:
+        """The cache's folder on this node."""
+        return Path(self.cache_dir) if self.cache_dir else default_folder()
 
 
 def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from dfml import storage
-from dfml.data.cache import Cache, default_folder
+from dfml.data.cache import Cache
 from dfml.data.manifest import manifest_sha256, read_manifest
 from dfml.errors import InvalidInput
 from orchestration import layout
 from orchestration.cluster import Share, cluster, share
 from orchestration.console import Console
 from orchestration.interruption import Interruption
-from orchestration.plan import Plan, git_revision, versions
+from orchestration.plan import Conduct, Plan, git_revision, versions
 from orchestration.records import TrialRecord, load_record, load_records
 from orchestration.report import write_report
 from orchestration.results import Results, best_trial, load_results, show
@@ -23,14 +22,14 @@ from orchestration.search import ResumableASHA, searcher
 from orchestration.trial import run_trial, run_winner
 
 
-def run_sweep(plan: Plan, sweep: str, console: Console, cache_dir: Path | None = None) -> None:
+def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct) -> None:
     """Run or resume the sweep in the folder `sweep`, and print its results.
 
     Args:
         plan: what the sweep is.
         sweep: its folder or URI.
         console: prints.
-        cache_dir: on each node, for a data set on S3; None for that node's default.
+        conduct: how it is run.
 
     Raises:
         InvalidInput: the plan can't be run here.
@@ -40,13 +39,13 @@ def run_sweep(plan: Plan, sweep: str, console: Console, cache_dir: Path | None =
     if resumed and (results := load_results(sweep)):
         console.say(f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one")
     else:
-        results = _run(plan, sweep, console, resumed, cache_dir)
+        results = _run(plan, sweep, console, resumed, conduct)
     show(results, console)
     console.say(f"model:  {storage.join(sweep, layout.BEST)}")
     console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
 
 
-def _run(plan: Plan, sweep: str, console: Console, resumed: bool, cache_dir: Path | None) -> Results:
+def _run(plan: Plan, sweep: str, console: Console, resumed: bool, conduct: Conduct) -> Results:
     records = load_records(sweep) if resumed else []
     if resumed:
         console.resumed(records)
@@ -54,7 +53,8 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool, cache_dir: Pat
     interruption = Interruption()
     with cluster() as where:
         interruption.install()
-        part, cache = share(plan.workers_per_trial), str(cache_dir) if cache_dir else None
+        part = share(plan.workers_per_trial)
+        job = _job(plan, sweep, part) | conduct.model_dump()
         if not resumed:
             plan.store(sweep)
         console.say(where)
@@ -62,7 +62,7 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool, cache_dir: Pat
             f"{plan.trials} trials, {part.concurrent} at a time, each with {part.workers} worker(s) of "
             f"{part.cpus} CPU core(s){' and a GPU' if part.gpu else ''}; results in {sweep}"
         )
-        _search(plan, _job(plan, sweep, plan.defaults().epochs, part, cache), records, part, console, interruption)
+        _search(plan, {**job, "epochs": plan.defaults().epochs}, records, part, console, interruption)
         winner = best_trial(records)
         if winner is None:
             raise InvalidInput(
@@ -70,22 +70,20 @@ def _run(plan: Plan, sweep: str, console: Console, resumed: bool, cache_dir: Pat
             )
         epochs = int(winner.epochs[-1]["best_epoch"])
         if not storage.exists(storage.join(sweep, layout.OUTCOME)):
-            _retrain(plan, _job(plan, sweep, epochs, part, cache), winner, console, interruption)
+            _retrain(plan, {**job, "epochs": epochs}, winner, console, interruption)
     results = _results(plan, sweep, records, winner, epochs)
-    write_report(results, Cache(cache_dir or default_folder(), plan.cache_size))
+    write_report(results, Cache(conduct.cache_folder(), plan.cache_size))
     results.save()
     return results
 
 
-def _job(plan: Plan, sweep: str, epochs: int, part: Share, cache_dir: str | None) -> dict[str, Any]:
+def _job(plan: Plan, sweep: str, part: Share) -> dict[str, Any]:
     """What all trials of a sweep share; plain values, for they travel through Ray."""
     return {
         "sweep": sweep,
         "data": plan.data,
-        "cache_dir": cache_dir,
         "cache_size": plan.cache_size,
         "seed": plan.seed,
-        "epochs": epochs,
         "workers": part.workers,
         "cpus": part.cpus,
         "gpu": part.gpu,

@@ -36,14 +36,15 @@ def _fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], name: s
     from ray.tune.integration.ray_train import TuneReportCallback
 
     job = config["job"]
+    trials = storage.join(job["sweep"], layout.TRIALS)
     resources = {"CPU": job["cpus"]} | ({"GPU": 1} if job["gpu"] else {})
     TorchTrainer(
         loop,
-        train_loop_config={"recipe": config["recipe"], **job},
+        train_loop_config={"recipe": config["recipe"], "trial": storage.join(trials, name), **job},
         scaling_config=ScalingConfig(num_workers=job["workers"], use_gpu=job["gpu"], resources_per_worker=resources),
         run_config=RunConfig(
             name=name,
-            storage_path=storage.join(job["sweep"], layout.TRIALS),
+            storage_path=trials,
             callbacks=[TuneReportCallback()],
             checkpoint_config=keep,
             # The controller's own failures, such as workers that can't be placed, are retried without end by default.

@@ -7,11 +7,12 @@ the functions' names, don't pay for them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
+
+from orchestration.unfinished import UnfinishedEpoch
 
 if TYPE_CHECKING:
     from dfml.data.dataset import ShardedImages
@@ -23,8 +24,8 @@ def train_trial(config: dict[str, Any]) -> None:
     """Train on the training split without what is held out, score every epoch on that (protocol `holdout`).
 
     Args:
-        config: `recipe`; `data`, the packed data set's place; `cache_dir` and `cache_size`, for a place on S3; `seed`, which decides
-            the split; `epochs`; `cpus`.
+        config: `recipe`; `trial`, its folder or URI; `data`, the packed data set's place; `cache_dir` and `cache_size`, for a place on S3; `seed`, which decides
+            the split; `epochs`; `checkpoint_steps` between checkpoints within an epoch; `cpus`.
     """
     from dfml.data.split import training_and_validation
     from dfml.recipe import recipe_from
@@ -32,8 +33,7 @@ def train_trial(config: dict[str, Any]) -> None:
     images = _images(config, "train")
     task = recipe_from(config["recipe"]).task
     training = _training(config, *training_and_validation(images, config["seed"], task))
-    for figures in _epochs(training, config["epochs"]):
-        _report(training, figures)
+    _train(training, config)
 
 
 def train_winner(config: dict[str, Any]) -> None:
@@ -48,8 +48,7 @@ def train_winner(config: dict[str, Any]) -> None:
     from orchestration.final_score import score_on_test, store
 
     training = _training(config, subset_of_classes(_images(config, "train")), None)
-    for figures in _epochs(training, config["epochs"]):
-        _report(training, figures)
+    _train(training, config)
     test = subset_of_classes(_images(config, "test"))
     outcome = score_on_test(training, test, config["sweep"])
     if rank() == 0:
@@ -80,21 +79,33 @@ def _training(config: dict[str, Any], train: ClassSubset, validation: ClassSubse
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as directory:
             training.load(Path(directory))
+    UnfinishedEpoch(config["trial"]).resume(training)
     return training
 
 
-def _epochs(training: Training, last: int) -> Iterator[dict[str, Any]]:
-    """The epochs still to run. A resumed run first says again what its last epoch was, which Tune may have missed."""
+def _train(training: Training, config: dict[str, Any]) -> None:
+    """Run the epochs that are still to run, and report each."""
+    unfinished = UnfinishedEpoch(config["trial"])
+    first = ray.train.get_context().get_world_rank() == 0
     if training.figures:
-        yield training.figures
-    yield from training.epochs(last)
+        _report(training, training.figures)  # what a resumed run's last epoch was, which Tune may have missed
+
+    def keep() -> None:
+        if first:
+            unfinished.keep(training)
+
+    for figures in training.epochs(config["epochs"], on_checkpoint=keep, checkpoint_steps=config["checkpoint_steps"]):
+        _report(training, figures)
+        if first:
+            unfinished.forget()
 
 
 def _report(training: Training, figures: dict[str, Any]) -> None:
     """Hand an epoch's figures to Ray, with a checkpoint from rank 0. All ranks must call it."""
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = None
-        if ray.train.get_context().get_world_rank() == 0:
+        # Weights from the middle of an epoch aren't those that the figures are of.
+        if ray.train.get_context().get_world_rank() == 0 and training.unfinished is None:
             training.save(Path(directory))
             checkpoint = ray.train.Checkpoint.from_directory(directory)
         # Tune adds keys of its own on the way; `figures` says which are ours.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -32,9 +33,11 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(prog="python -m dfml.data", description=__doc__)
     commands = made.add_subparsers(required=True, metavar="pack|info|verify|sample")
 
-    packing = commands.add_parser(
-        "pack", help="pack images to shards; the same command again goes on where one was stopped"
-    )
+    def command(name: str, does: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does)
+        return added
+
+    packing = command("pack", "pack images to shards; the same command again goes on where one was stopped")
     packing.set_defaults(run=run_pack)
     # fmt: off
     add = packing.add_argument
@@ -46,25 +49,23 @@ def parser() -> argparse.ArgumentParser:
     add("--strict", action="store_true", help="counts that differ from a benchmark set's official ones are an error, not a warning")
     add("--skip-bad", action="store_true", help="leave out images that can't be decoded; the manifest records them")
     add("--overwrite", action="store_true", help="replace another data set at --out")
-    add("--shard-size", type=byte_count, default=SHARD_BYTES, metavar="BYTES", help="of a shard, at most")
-    add("--test-share", type=float, default=0.5, metavar="F", help="share of your own classes kept for test, 0 to 1")
+    add("--shard-size", type=byte_count, default=f"{SHARD_BYTES // 2**20}MiB", metavar="BYTES", help="of the images in a shard, at most, unless one is larger, e.g. 64MB")
+    add("--test-share", type=share, default=0.5, metavar="F", help="share of your own classes kept for test, 0 to 1")
     add("--seed", type=int, default=0, metavar="S", help="decides which")
     add("--workers", type=count, default=CORES, metavar="N", help="processes that pack")
     # fmt: on
 
-    showing = commands.add_parser("info", help="what a packed data set holds")
+    showing = command("info", "say what a packed data set holds")
     showing.set_defaults(run=run_info)
     showing.add_argument("place", metavar="URI", help="a packed data set: a folder or an s3:// URI")
     showing.add_argument("--json", action="store_true", help="as JSON")
 
-    verifying = commands.add_parser(
-        "verify", help="check hashes and counts, and decode every image; exit code 1 for damage"
-    )
+    verifying = command("verify", "check hashes and counts, and decode every image; exit code 1 for damage")
     verifying.set_defaults(run=run_verify)
     verifying.add_argument("place", metavar="URI", help="a packed data set: a folder or an s3:// URI")
     verifying.add_argument("--workers", type=count, default=CORES, metavar="N", help="processes that check")
 
-    sampling = commands.add_parser("sample", help="draw some images with their classes into a PNG")
+    sampling = command("sample", "draw some images with their classes into a PNG")
     sampling.set_defaults(run=run_sample)
     sampling.add_argument("place", metavar="URI", help="a packed data set: a folder or an s3:// URI")
     sampling.add_argument("--out", type=Path, default=Path("sample.png"), metavar="PNG", help="the picture")
@@ -75,11 +76,22 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def sources_of(arguments: argparse.Namespace) -> list[ImageSource]:
+def share(text: str) -> float:
+    """A flag's type: a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:  # NaN as well
+        raise argparse.ArgumentTypeError(f"{text} is no share: give 0 to 1")
+    return value
+
+
+def sources_of(arguments: argparse.Namespace, place: str) -> list[ImageSource]:
     """The images that the flags of `pack` mean, with warnings of counts that aren't the official ones.
 
+    Args:
+        place: where they are to go.
+
     Raises:
-        InvalidInput: there are none, or, with --strict, not as many as there should be.
+        InvalidInput: there are none, or, with --strict, not as many as there should be, or `place` is among them.
     """
     dataset: str = arguments.dataset
     root: Path | None = arguments.root
@@ -93,6 +105,8 @@ def sources_of(arguments: argparse.Namespace) -> list[ImageSource]:
         )
     root = root.expanduser()
     if is_packed(root):
+        if str(root.resolve()) == place:
+            raise InvalidInput(f"--out is the packed data set {root} itself: name another place")
         return read_packed(root)
     if dataset.lower() in BENCHMARK_SETS:
         sources = read_benchmark_set(dataset, root)
@@ -104,13 +118,20 @@ def sources_of(arguments: argparse.Namespace) -> list[ImageSource]:
         return sources
     if arguments.layout == "imagenet":
         return read_imagenet(root)
+    if Path(place).is_relative_to(root.resolve()):
+        raise InvalidInput(f"--out {place} lies in --root, where every folder is a class: name a place outside of it")
     return read_folder(root, arguments.test_share, arguments.seed)
 
 
 def run_pack(arguments: argparse.Namespace, run: Runner | None) -> None:
     place = storage.absolute(arguments.out)
-    sources = sources_of(arguments)
+    try:
+        sources = sources_of(arguments, place)
+    except PermissionError as error:
+        raise InvalidInput(f"{error.filename} may not be read: give yourself the right to, or name another") from error
     storage.check_writable(place)
+    total = sum(source.size for source in sources) / 2**20
+    print(f"packing {len(sources):,} images ({total:,.1f} MB) into {place}", file=sys.stderr, flush=True)
     try:
         with BytesDone("packing") as progress:
             manifest = pack(
@@ -134,9 +155,10 @@ def run_pack(arguments: argparse.Namespace, run: Runner | None) -> None:
     space = ""
     if manifest.dataset not in {*BENCHMARK_SETS, *DATASETS}:
         space = f" --search-space search_spaces/{'imagenet' if arguments.layout == 'imagenet' else 'emoji'}.yaml"
-    print(
-        f"packed into {place}; train on it with: python run_sweep.py --dataset {manifest.dataset} --data {arguments.out}{space}"
+    command = (
+        f"python run_sweep.py --dataset {shlex.quote(manifest.dataset)} --data {shlex.quote(arguments.out)}{space}"
     )
+    print(f"packed into {place}; train on it with: {command}")
 
 
 def run_info(arguments: argparse.Namespace, run: Runner | None) -> None:
@@ -178,11 +200,16 @@ def run_sample(arguments: argparse.Namespace, run: Runner | None) -> None:
     from dfml.data.contact_sheet import contact_sheet
     from dfml.data.dataset import ShardedImages
 
-    cache = Cache(arguments.cache_dir or default_folder(), arguments.cache_size)
-    images = ShardedImages(arguments.place, arguments.split, cache)
     if arguments.out.suffix.lower() != ".png":
         raise InvalidInput(f"--out {arguments.out} isn't a PNG file's name: end it in .png")
-    contact_sheet(images, arguments.images, arguments.seed).save(arguments.out)
+    cache = Cache(arguments.cache_dir or default_folder(), arguments.cache_size)
+    images = ShardedImages(arguments.place, arguments.split, cache)
+    sheet = contact_sheet(images, arguments.images, arguments.seed)
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(arguments.out)
+    except OSError as error:
+        raise InvalidInput(f"--out {arguments.out} can't be written ({error}): name another file") from error
     print(f"{min(arguments.images, len(images))} of {len(images):,} {arguments.split} images drawn to {arguments.out}")
 
 
@@ -200,7 +227,8 @@ def main(argv: Sequence[str] | None = None, run: Runner | None = None) -> int:
             result: int | None = arguments.run(arguments, run)
             return result
         except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            goes_on = "; the same command goes on from here" if arguments.run is run_pack else ""
+            print(f"stopped{goes_on}", file=sys.stderr)
             return INTERRUPTED
 
     return exit_code(work)

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from dfml.errors import InvalidInput
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-def over_cores(work: Callable[[A], B], items: Sequence[A], processes: int) -> Iterator[tuple[A, B]]:
+def over_cores(work: Callable[[A], B], items: Sequence[A], processes: int) -> Generator[tuple[A, B], None, None]:
     """Do `work` for each item in `processes` processes; yields each item with its result as it ends.
 
-    An exception ends all: what hasn't begun then never will.
+    An exception ends all, and so does Ctrl-C: what has begun is finished, what hasn't never will be.
+
+    Raises:
+        InvalidInput: one of the processes was killed.
     """
+    if not items:
+        return
     with ProcessPoolExecutor(min(processes, len(items)), initializer=_end_with, initargs=(os.getpid(),)) as pool:
-        item_of = {pool.submit(work, item): item for item in items}
+        # A terminal's Ctrl-C goes to all processes, but is for this one to heed. The others begin with the first `submit`, and
+        # with this one's mask.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            item_of = {pool.submit(work, item): item for item in items}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             for future in as_completed(item_of):
                 yield item_of[future], future.result()
+        except BrokenProcessPool as error:
+            raise InvalidInput(
+                "one of the processes was killed, by the system if memory ran out: run the same command again, with fewer --workers"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

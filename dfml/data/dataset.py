@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from PIL import Image
 from dfml import s3, storage
 from dfml.data.cache import Cache
 from dfml.data.images import decode
-from dfml.data.index import read_index
-from dfml.data.manifest import File, Shard, read_manifest
+from dfml.data.index import Index, read_index
+from dfml.data.manifest import File, Manifest, Shard, read_manifest
 from dfml.errors import InvalidInput
 
 
@@ -44,14 +46,17 @@ class ShardedImages:
         self.dataset = manifest.dataset
         self.class_names = manifest.classes
         self.shards: Sequence[Shard] = manifest.shards_of(split)
-        self.window = self._window(list(manifest.shards))
-        self._index = read_index(self._path(manifest.split(split).index), manifest, split)
+        self.window = self._window(manifest)
+        self._index_file = manifest.split(split).index
+        self._index = self._read_index(manifest)
         self.labels: np.ndarray = self._index.labels
         self.shard_numbers: np.ndarray = self._index.shards
+        self._files = [str(self._local(shard)) for shard in self.shards]
 
     @property
     def paths(self) -> list[str]:
         """Where each row came from."""
+        self._path(self._index_file)  # where a cache removed it meanwhile, it is fetched again
         return self._index.paths
 
     def __len__(self) -> int:
@@ -59,9 +64,10 @@ class ShardedImages:
 
     def encoded(self, row: int) -> bytes:
         """The image of a row as it was packed: PNG, JPEG, WebP, …; its shard is fetched first where it isn't at hand."""
-        shard = self.shards[self.shard_numbers[row]]
+        number = int(self.shard_numbers[row])
+        shard = self.shards[number]
         for last in (False, True):
-            image = self._read(shard, row)
+            image = self._read(number, row)
             if self._index.fits(row, image):
                 return image
             if self.cache is None or last:
@@ -82,7 +88,8 @@ class ShardedImages:
         if self.cache is None or self.cache.find(shard):
             return self.image(row)
         offset, size = int(self._index.offsets[row]), int(self._index.sizes[row])
-        return decode(storage.read(storage.join(self.place, shard.file), offset, size))
+        image = storage.read(storage.join(self.place, shard.file), offset, size)
+        return decode(image) if self._index.fits(row, image) else self.image(row)
 
     def require_room(self) -> None:
         """See that the cache's disk has room for the split. Raises InvalidInput: it hasn't."""
@@ -95,37 +102,70 @@ class ShardedImages:
             shard = self.shards[number]
             self.cache.fetch_unless_others_do(shard, storage.join(self.place, shard.file))
 
-    def _read(self, shard: Shard, row: int) -> bytes:
+    def _read(self, number: int, row: int) -> bytes:
+        """The bytes of a row. Every image of every epoch comes by here: no look before the opening, no `Path`, no buffer."""
+        if self.cache is not None:
+            self.cache.touch(self.shards[number])
         while True:
             try:
-                with self._path(shard).open("rb") as stream:
-                    stream.seek(int(self._index.offsets[row]))
-                    return stream.read(int(self._index.sizes[row]))
-            except FileNotFoundError:  # of a cache: evicted between the look and the opening
+                file = os.open(self._files[number], os.O_RDONLY)
+            except FileNotFoundError:  # not fetched yet, or evicted
+                self._path(self.shards[number])
+                continue
+            try:
+                return os.pread(file, int(self._index.sizes[row]), int(self._index.offsets[row]))
+            finally:
+                os.close(file)
+
+    def _read_index(self, manifest: Manifest) -> Index:
+        while True:
+            try:
+                return read_index(self._whole(self._index_file), manifest, self.split)
+            except FileNotFoundError:  # as in `_read`
                 if self.cache is None:
-                    raise self._missing(shard) from None
+                    raise self._missing(self._index_file) from None
+
+    def _whole(self, file: File) -> Path:
+        """A file on a local disk, read and found to be what the manifest says; images have checksums of their own."""
+        for last in (False, True):
+            path = self._path(file)
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if digest == file.sha256:
+                return path
+            if self.cache is None or last:
+                break
+            self.cache.discard(file)
+        raise InvalidInput(
+            f"{storage.join(self.place, file.file)} is damaged: its SHA-256 is {digest}, the manifest says {file.sha256}; copy or "
+            "pack the data set again"
+        )
 
     def _path(self, file: File) -> Path:
         """A file of the data set on a local disk."""
         place = storage.join(self.place, file.file)
         if self.cache is not None:
             return self.cache.path(file, place)
-        if not Path(place).is_file():
+        if not self._local(file).is_file():
             raise self._missing(file)
-        return Path(place)
+        return self._local(file)
+
+    def _local(self, file: File) -> Path:
+        return self.cache.local(file) if self.cache is not None else Path(self.place, file.file)
 
     def _missing(self, file: File) -> InvalidInput:
         return InvalidInput(
             f"{storage.join(self.place, file.file)} of the manifest is missing: copy or pack the data set again"
         )
 
-    def _window(self, shards: list[Shard]) -> int | None:
+    def _window(self, manifest: Manifest) -> int | None:
         """As the cache's size has it; a pure function of that and of the manifest, so that all workers agree on the order."""
         if self.cache is None:
             return None
-        if self.cache.size is None or sum(shard.bytes for shard in shards) <= self.cache.size:
+        files = [*manifest.shards, *(split.index for split in manifest.splits.values())]
+        if self.cache.size is None or sum(file.bytes for file in files) <= self.cache.size:
             return None
-        largest = max(shard.bytes for shard in shards)
+        largest = max(shard.bytes for shard in manifest.shards)
         if self.cache.size < 3 * largest:  # one that is read, one that is fetched, and the index
             raise InvalidInput(
                 f"--cache-size {self.cache.size} holds fewer than 3 shards of {self.place} (the largest has {largest} bytes): give "

@@ -17,7 +17,8 @@ CONNECTIONS = 4  # of each rank; ranks of a node divide the shards between them
 class Fetcher:
     """While it is entered, threads fetch what the next batches read, so that decoding seldom waits.
 
-    Where the cache holds a part of the data set only, they keep `images.window` shards ahead of the batch that is read.
+    Until the first batch is read they fetch its shards alone, so that nothing slows it. Where the cache holds a part of the data set
+    only, they keep `images.window` shards ahead of the batch that is read.
 
     Args:
         images: what batches are read from.
@@ -35,12 +36,11 @@ class Fetcher:
             ends = np.cumsum([len(rows) for rows in batches])
             self._reached = np.searchsorted(first[order], ends)
         self._next = 0
-        self._allowed = len(self._shards)
+        self._allowed = int(self._reached[0]) if self._shards else 0
         self._stopped = False
         self._changed = threading.Condition()
 
     def __enter__(self) -> Fetcher:
-        self.read(0)
         for _ in range(min(CONNECTIONS, len(self._shards))):
             threading.Thread(target=self._work, daemon=True).start()
         return self
@@ -55,10 +55,12 @@ class Fetcher:
 
     def read(self, batch: int) -> None:
         """Say which batch is read now, counted from 0."""
-        if self._shards and self._images.window is not None:
-            with self._changed:
-                self._allowed = int(self._reached[min(batch, len(self._reached) - 1)]) + self._images.window
-                self._changed.notify_all()
+        if not self._shards:
+            return
+        ahead = len(self._shards) if self._images.window is None else self._images.window
+        with self._changed:
+            self._allowed = int(self._reached[min(batch, len(self._reached) - 1)]) + ahead
+            self._changed.notify_all()
 
     def _work(self) -> None:
         while True:

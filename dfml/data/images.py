@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-# What Pillow raises for bytes that are no image, or a damaged one, or one that is suspiciously large.
-UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What Pillow's readers raise for bytes that are no image, or a damaged one, or one that is suspiciously large.
+UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError)
+
+# How to show an image upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(encoded: bytes) -> Image.Image:
@@ -19,8 +31,8 @@ def decode(encoded: bytes) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, upright by its EXIF; what is transparent becomes white."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    if (turn := TURNS.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -30,3 +42,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image  # most photographs: nothing to copy
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """By the image's EXIF; 1, upright, where that is missing or damaged, which the pixels need not be."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except UNDECODABLE:
+        return 1
+    return orientation if isinstance(orientation, int) else 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dfml.data.dataset import ShardedImages
 from dfml.data.fetching import Fetcher
@@ -16,12 +16,14 @@ from dfml.data.order import rank_share
 from dfml.data.split import ClassSubset
 from dfml.data.transforms import Normalisation, evaluation_transform, training_transform
 from dfml.errors import InvalidInput
+from dfml.s3 import Unreachable
 
 if TYPE_CHECKING:
     from dfml.recipe import Recipe
 
 Item = tuple[Tensor, int]  # image (3, H, W) float32, target
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) float32, targets (B,) int64
+Refusal = InvalidInput | Unreachable
 
 
 class _Training(Dataset[Item]):
@@ -35,9 +37,8 @@ class _Training(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         row = int(self.subset.rows[index])
         draw = int(np.random.SeedSequence([*self.entropy, row]).generate_state(1, np.uint64)[0] >> 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw)
-            return self.transform(self.subset.images.image(row)), int(self.subset.targets[index])
+        torch.default_generator.manual_seed(draw)  # torch.manual_seed also asks for GPUs: 0.1 ms
+        return self.transform(self.subset.images.image(row)), int(self.subset.targets[index])
 
 
 class _Evaluation(Dataset[Item]):
@@ -49,25 +50,40 @@ class _Evaluation(Dataset[Item]):
         return self.transform(self.subset.images.image(int(self.subset.rows[index]))), int(self.subset.targets[index])
 
 
-class _Refusals(Dataset[Item | InvalidInput]):
-    """Hands bad input over to the main process as a value: raised in a loader's process it would lose its one sentence."""
+class _WholeBatches(Dataset[Batch | Refusal]):
+    """A batch at a time, up to the first item that is refused.
+
+    Hands a refusal over to the main process as a value: raised in a loader's process it would lose its one sentence.
+    """
 
     def __init__(self, items: Dataset[Item]) -> None:
         self.items = items
 
-    def __getitem__(self, index: int) -> Item | InvalidInput:
+    def __getitems__(self, indices: list[int]) -> Batch | Refusal:
         try:
-            return self.items[index]
-        except InvalidInput as error:
+            with torch.random.fork_rng(devices=[]):  # items seed it; in this process others draw from it too
+                images, targets = default_collate([self.items[index] for index in indices])
+        except (InvalidInput, Unreachable) as error:
             return error
+        return images, targets
 
 
-def _collate(items: list[Item | InvalidInput]) -> Batch | InvalidInput:
-    for item in items:
-        if isinstance(item, InvalidInput):
-            return item
-    images, targets = default_collate(items)
-    return images, targets
+class _Lists(Sampler[list[int]]):
+    """Batches of indices as the loader wants them, made one at a time: an epoch of ImageNet's would take 50 MB at once."""
+
+    def __init__(self, indices: Sequence[np.ndarray]) -> None:
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for index in self.indices:
+            yield index.tolist()
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class Batches:
@@ -91,11 +107,11 @@ class Batches:
     ) -> None:
         self._images = images
         self._rows = rows
-        self._loader: DataLoader[Item | InvalidInput] = DataLoader(
-            _Refusals(items),
-            batch_sampler=[index.tolist() for index in indices],
+        self._loader: DataLoader[Batch | Refusal] = DataLoader(
+            _WholeBatches(items),
+            batch_sampler=_Lists(indices),
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -103,15 +119,18 @@ class Batches:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises InvalidInput: the data set is damaged, or the cache has no room."""
+        """Raises InvalidInput: the data set is damaged, or the cache has no room; Unreachable: the server is away."""
         self._images.require_room()
         batches = iter(self._loader)  # starts the processes, before there are threads
-        with Fetcher(self._images, self._rows) as fetcher:
-            for number, batch in enumerate(batches):
-                if isinstance(batch, InvalidInput):
-                    raise batch
-                fetcher.read(number)
-                yield batch
+        try:
+            with Fetcher(self._images, self._rows) as fetcher:
+                for number, batch in enumerate(batches):
+                    if isinstance(batch, Refusal):
+                        raise batch
+                    fetcher.read(number)
+                    yield batch
+        finally:
+            del batches  # ends the processes now, not when the last reference to an exception goes
 
 
 def training_batches(

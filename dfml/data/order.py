@@ -100,7 +100,9 @@ def _balanced(
     next_image = np.concatenate([[0], np.cumsum(counts)[:-1]])
     batches = []
     while np.count_nonzero(groups_left) >= classes_per_batch:
-        chosen = np.lexsort([rng.random(len(counts)), -groups_left])[:classes_per_batch]
+        rank = rng.random(len(counts)) - groups_left  # most groups first, ties at random
+        chosen = np.argpartition(rank, classes_per_batch - 1)[:classes_per_batch]
+        chosen = chosen[np.argsort(rank[chosen])]
         picks = next_image[chosen, None] + np.arange(images_per_class)  # (P, K)
         batches.append(by_class[picks].ravel())
         groups_left[chosen] -= 1

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
-from dfml import storage
+from dfml import s3, storage
 from dfml.data import index
 from dfml.data.images import UNDECODABLE, decode
 from dfml.data.manifest import (
@@ -35,11 +37,13 @@ from dfml.data.manifest import (
     write_manifest,
 )
 from dfml.data.shards import ImageRow, shard_of
+from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
 SHARD_BYTES = 32 * 2**20  # large enough for one S3 request to be worth its latency, small enough to start on early
 RUN = 8  # images of a class that stay together
 JOURNAL = "packing"
+FILES = "files.json"  # in there: names of the shards and indices that may lie at the place
 
 
 class Source(Protocol):
@@ -76,19 +80,22 @@ class Packed(BaseModel):
 
     Attributes:
         digest: the job's.
+        files: the state of the files that its images were read from.
         shard: None where none of the images could be decoded, or one couldn't and none may be left out.
         rows: the shard's part of the index, by column.
         dropped: images that can't be decoded.
     """
 
     digest: str
+    files: str
     shard: Shard | None
     rows: dict[str, list[Any]]
     dropped: list[Dropped]
 
 
 # Does all jobs, in any order, and yields what became of each as it ends: in this process, or over many.
-Runner = Callable[[Callable[[Job], Packed], Sequence[Job]], Iterable[tuple[Job, Packed]]]
+# Closed early, it leaves nothing running.
+Runner = Callable[[Callable[[Job], Packed], Sequence[Job]], Generator[tuple[Job, Packed], None, None]]
 
 
 @dataclass(frozen=True)
@@ -99,38 +106,42 @@ class _Packer:
     skip_bad: bool
 
     def __call__(self, job: Job) -> Packed:
-        journal = storage.join(self.place, JOURNAL, f"{job.file}.json")
+        journal = _journal(self.place, job.file)
+        files = _state_of_files(job)
         try:
             packed = Packed.model_validate_json(storage.read(journal))
-            if packed.digest == job.digest and (self.skip_bad or not packed.dropped):
+            if (packed.digest, packed.files) == (job.digest, files) and (self.skip_bad or not packed.dropped):
                 return packed
         except (FileNotFoundError, ValueError):  # not begun, or of an older format
             pass
-        packed = self._pack(job)
+        packed = self._pack(job, files)
         if packed.shard is not None:
             storage.write(journal, packed.model_dump_json().encode())
         return packed
 
-    def _pack(self, job: Job) -> Packed:
+    def _pack(self, job: Job, files: str) -> Packed:
         rows, labels, dropped = [], [], []
         for source, label in zip(job.sources, job.labels, strict=True):
-            try:
+            with _readable(source):
                 image = source.read()
+            try:
                 decode(image)
             except UNDECODABLE as error:
-                dropped.append(Dropped(path=source.path, reason=" ".join(str(error).split())))
+                dropped.append(Dropped(path=source.path, reason=_reason(error)))
             else:
                 rows.append(ImageRow(image, source.class_name, source.path, source.split))
                 labels.append(label)
         if not rows or (dropped and not self.skip_bad):
-            return Packed(digest=job.digest, shard=None, rows={}, dropped=dropped)
+            return Packed(digest=job.digest, files=files, shard=None, rows={}, dropped=dropped)
         content, located = shard_of(rows, labels)
         storage.write(storage.join(self.place, job.file), content)
         shard = Shard(split=job.split, rows=len(rows), **_file(job.file, content).model_dump())
-        return Packed(digest=job.digest, shard=shard, rows=located.to_pydict(), dropped=dropped)
+        return Packed(digest=job.digest, files=files, shard=shard, rows=located.to_pydict(), dropped=dropped)
 
 
-def in_this_process(pack_one: Callable[[Job], Packed], jobs: Sequence[Job]) -> Iterator[tuple[Job, Packed]]:
+def in_this_process(
+    pack_one: Callable[[Job], Packed], jobs: Sequence[Job]
+) -> Generator[tuple[Job, Packed], None, None]:
     """The plainest `Runner`."""
     for job in jobs:
         yield job, pack_one(job)
@@ -162,47 +173,92 @@ def pack(
         progress: called with the bytes of images done and of all.
 
     Raises:
-        InvalidInput: there are no images, some can't be decoded (the first are named), or the place holds another data set.
+        InvalidInput: there are no images, one can't be read, some can't be decoded (the first are named), or the place holds
+            another data set.
     """
     place = storage.absolute(str(place))
     jobs, classes = _plan(list(sources), shard_bytes)
     if not jobs:
         raise InvalidInput(f"there are no images to pack into {place}: give at least one")
     source = _digest(FORMAT_VERSION, dataset, classes, *(job.digest for job in jobs))
-    older: list[str] = []
-    if is_packed(place):
-        if not overwrite:
-            return _already(place, source)
-        with contextlib.suppress(InvalidInput):  # of another format: its shards' names are unknown
-            older = [shard.file for shard in read_manifest(place).shards]
-        storage.delete(storage.join(place, FILE_NAME))
+    if is_packed(place) and not overwrite:
+        manifest = _already(place, source)
+        _tidy(place, manifest)  # the run that wrote it may have been killed right after
+        return manifest
+    _begin(place, jobs)
     finished: dict[str, Packed] = {}
     done, total = 0, sum(job.bytes for job in jobs)
-    for job, packed in run(_Packer(place, skip_bad), jobs):
-        finished[job.file] = packed
-        done += job.bytes
-        progress(done, total)
+    with contextlib.closing(run(_Packer(place, skip_bad), jobs)) as results:
+        for job, packed in results:
+            finished[job.file] = packed
+            done += job.bytes
+            progress(done, total)
     dropped = [image for job in jobs for image in finished[job.file].dropped]
     if dropped and not skip_bad:
         raise InvalidInput(_undecodable(dropped))
     manifest = _manifest(place, dataset, classes, source, [finished[job.file] for job in jobs])
     write_manifest(place, manifest)
-    for file in set(older) - {shard.file for shard in manifest.shards}:
-        storage.delete(storage.join(place, file))
-    for job in jobs:
-        storage.delete(storage.join(place, JOURNAL, f"{job.file}.json"))
-    storage.delete_empty(storage.join(place, JOURNAL))
+    _tidy(place, manifest)
     return manifest
 
 
 def _already(place: str, source: str) -> Manifest:
-    manifest = read_manifest(place)
+    try:
+        manifest = read_manifest(place)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{place} holds a packed data set that this code can't read: name another place, or say --overwrite"
+        ) from error
     if manifest.source != source:
         raise InvalidInput(
             f"{place} holds another packed data set ({manifest.dataset!r}, manifest {manifest_sha256(place)[:12]}): "
             "name another place, or say --overwrite"
         )
     return manifest
+
+
+def _begin(place: str, jobs: list[Job]) -> None:
+    """Note what may lie at the place from now on (of this run, of killed ones, of a data set that is replaced), and drop the manifest."""
+    files = _noted(place) | {job.file for job in jobs} | {index.file_name(job.split) for job in jobs}
+    if is_packed(place):
+        with contextlib.suppress(InvalidInput):  # of another format: its files' names are unknown
+            files |= _files(read_manifest(place))
+    storage.write(storage.join(place, JOURNAL, FILES), json.dumps(sorted(files)).encode())
+    storage.delete(storage.join(place, FILE_NAME))
+
+
+def _tidy(place: str, manifest: Manifest) -> None:
+    """Remove what `_begin` noted and the manifest doesn't name, and the journals."""
+    files = _noted(place)
+    if not files:
+        return
+    for file in files - _files(manifest):
+        storage.delete(storage.join(place, file))
+    for file in files:
+        storage.delete(_journal(place, file))
+    if not place.startswith(s3.PREFIX):  # there an object is whole or not at all
+        for folder in (Path(place), Path(place, JOURNAL)):
+            for partial in folder.glob("*.partial"):  # `storage.write` of a process that was killed
+                if partial.name.rsplit(".", 2)[0].removesuffix(".json") in files:
+                    partial.unlink(missing_ok=True)
+    storage.delete(storage.join(place, JOURNAL, FILES))
+    storage.delete_empty(storage.join(place, JOURNAL))
+
+
+def _noted(place: str) -> set[str]:
+    try:
+        return set(json.loads(storage.read(storage.join(place, JOURNAL, FILES))))
+    except (FileNotFoundError, ValueError):
+        return set()
+
+
+def _files(manifest: Manifest) -> set[str]:
+    names = {shard.file for shard in manifest.shards} | {split.index.file for split in manifest.splits.values()}
+    return {name for name in names if "/" not in name}  # only what lies at the place is ever removed
+
+
+def _journal(place: str, file: str) -> str:
+    return storage.join(place, JOURNAL, f"{file}.json")
 
 
 def _plan(sources: list[Source], shard_bytes: int) -> tuple[list[Job], tuple[str, ...]]:
@@ -273,6 +329,34 @@ def _manifest(place: str, dataset: str, classes: tuple[str, ...], source: str, p
 
 def _file(name: str, content: bytes) -> File:
     return File(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def _state_of_files(job: Job) -> str:
+    """Changes when a file that the job's images lie in does: an image may be mended and keep its size."""
+    found = {}
+    for source in job.sources:
+        if isinstance(source, ImageSource) and source.file not in found:
+            with _readable(source):
+                status = source.file.stat()
+            found[source.file] = (status.st_size, status.st_mtime_ns)
+    return _digest(*found.values())
+
+
+@contextlib.contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """An image that can't be read isn't a bad one: where a disk or a machine is away, images must not be left out."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(
+            f"{source.path} can't be read ({error}): see that it is there, on each machine that packs, and the same command goes on"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory, another one each time
+        return "not an image of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _undecodable(dropped: list[Dropped]) -> str:

@@ -21,7 +21,7 @@ class BytesDone:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._began = self._said = time.monotonic()
+        self._said, self._done = time.monotonic(), 0  # when a line was last printed, and what was done then
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -29,8 +29,6 @@ class BytesDone:
             self._task = self._bar.add_task(what)
 
     def __enter__(self) -> BytesDone:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(
@@ -41,12 +39,14 @@ class BytesDone:
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is not None:
+            self._bar.start()  # not sooner: its thread must not be forked into the processes that do the work
             self._bar.update(self._task, completed=done, total=total)
             return
         now = time.monotonic()
         if now - self._said >= SECONDS:
-            self._said = now
-            left = (now - self._began) * (total - done) / max(done, 1)
+            # By the pace of late: what an earlier run has done is passed over in no time.
+            left = (now - self._said) * (total - done) / max(done - self._done, 1)
+            self._said, self._done = now, done
             print(
                 f"{self._what}: {done / 2**20:,.0f} of {total / 2**20:,.0f} MB, {left:,.0f} s left",
                 file=sys.stderr,

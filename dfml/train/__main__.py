@@ -14,7 +14,7 @@ from torch import nn
 
 from dfml import storage
 from dfml.checkpoint import load
-from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, complain, exit_code
+from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, complain, count, exit_code
 from dfml.commands import cache_of, data_place, loader_workers, processes, say, say_metrics
 from dfml.data.cache import Cache
 from dfml.data.dataset import ShardedImages
@@ -28,7 +28,7 @@ from dfml.recipe import Recipe, recipe_from
 from dfml.task import BEST_SCORE, SCORE, TASKS
 from dfml.train.progress import Progress
 from dfml.train.run_folder import RunFolder
-from dfml.train.training import Training, TrainingDiverged
+from dfml.train.training import CHECKPOINT_STEPS, Training, TrainingDiverged
 
 PROTOCOLS = {
     "holdout": "training {unit} that were held out chose the epoch; the test {unit} were looked at once",
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data", metavar="DIR-or-S3", help="a packed data set, in place of --data-root")
     add_cache_flags(data)
     data.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<dataset>_<model>_<loss>)")
+    data.add_argument("--checkpoint-steps", type=count, default=CHECKPOINT_STEPS, metavar="N", help="steps between checkpoints within an epoch")
     data.add_argument("--protocol", choices=list(PROTOCOLS), default="holdout", help="the epoch is chosen on held-out training classes, or (paper) on the test classes as published")
     data.add_argument("--workers", type=int, metavar="N", help="processes that load images, per process (default: 4 with a GPU, else none)")
 
@@ -153,7 +154,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     run = Training(recipe, training, validation, device, workers)
     if rank() == 0:
         storage.check_writable(str(folder.root))
-    _run(run, folder)
+    _run(run, folder, arguments.checkpoint_steps)
     if dist.is_initialized():
         dist.barrier()  # the best model is written
     metrics = metrics_on_test(load(folder.best).to(device), data, device, workers, cache=cache)
@@ -163,7 +164,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
         say(f"the model is in {folder.best}: dfml.load({str(folder.best)!r})")
 
 
-def _run(training: Training, folder: RunFolder) -> None:
+def _run(training: Training, folder: RunFolder, checkpoint_steps: int) -> None:
     """Train up to the last epoch, from where the run stopped."""
     recipe, heading = training.recipe, TASKS[training.recipe.task].heading
     if last := folder.last():
@@ -175,7 +176,8 @@ def _run(training: Training, folder: RunFolder) -> None:
         if rank() == 0:
             folder.keep_unfinished(training)
 
-    for figures in training.epochs(on_step=Progress(say, recipe.batch_size), on_checkpoint=keep):
+    progress = Progress(say, recipe.batch_size)
+    for figures in training.epochs(on_step=progress, on_checkpoint=keep, checkpoint_steps=checkpoint_steps):
         seconds = figures["train_seconds"] + figures["validation_seconds"]
         say(f"epoch {training.epoch}/{recipe.epochs}  loss {figures['loss']:.3f}  {heading} {figures[SCORE]:.3f} "
             f"(best {figures[BEST_SCORE]:.3f})  {seconds:.0f} s")  # fmt: skip
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain(error)
             return DIVERGED
         except KeyboardInterrupt:
-            say("stopped; the same command goes on after the last finished epoch")
+            say("stopped; the same command goes on from the last checkpoint")
             return INTERRUPTED
         return None
 

@@ -96,12 +96,11 @@ class Training:
             raise InvalidInput(
                 f"batch_size {recipe.batch_size} leaves some of {world_size()} workers without an image: make it {world_size()} or more"
             )
-        epoch_batches(
-            train.targets, recipe.batch_size, recipe.images_per_class, recipe.seed, epoch=1
-        )  # see that it can
-        torch.manual_seed(recipe.seed)  # proxies, routers and a linear head start the same on every rank
         self.recipe = recipe
         self.train = train
+        # Of the first batch: their shards are needed first anyway.
+        self._probe = np.sort(self._order(epoch=1)[0][:PROBE_IMAGES])
+        torch.manual_seed(recipe.seed)  # proxies, routers and a linear head start the same on every rank
         self.validation = validation
         self.device = device
         self.loader_workers = loader_workers
@@ -152,11 +151,7 @@ class Training:
         self, epoch: int, on_step: OnStep | None, checkpoints: tuple[Callable[[], None], int] | None
     ) -> dict[str, float]:
         recipe = self.recipe
-        images = self.train.images
-        batches = epoch_batches(
-            self.train.targets, recipe.batch_size, recipe.images_per_class, recipe.seed, epoch,
-            images.shard_numbers[self.train.rows], images.window,
-        )  # fmt: skip
+        batches = self._order(epoch)
         done = self.unfinished.step if self.unfinished else 0
         loader = training_batches(
             self.train,
@@ -197,13 +192,25 @@ class Training:
         routers = {} if telemetry is None else telemetry.figures()
         return {**dict(zip(totals, mean, strict=True)), **routers}
 
+    def _order(self, epoch: int) -> np.ndarray:
+        """The global batches of an epoch, as members of `train`, (steps, batch_size)."""
+        recipe, images = self.recipe, self.train.images
+        return epoch_batches(
+            self.train.targets,
+            recipe.batch_size,
+            recipe.images_per_class,
+            recipe.seed,
+            epoch,
+            images.shard_numbers[self.train.rows],
+            images.window,
+        )
+
     def _telemetry(self) -> RouterTelemetry | None:
         """What follows the routers through an epoch; nothing where no router trains."""
         recipe = self.recipe
         if recipe.routed_weight == 0:
             return None
-        rows = np.linspace(0, len(self.train) - 1, min(PROBE_IMAGES, len(self.train))).astype(np.int64)
-        (images, _), *_ = evaluation_batches(self.train, rows, recipe, self.model.normalisation, workers=0)
+        (images, _), *_ = evaluation_batches(self.train, self._probe, recipe, self.model.normalisation, workers=0)
         return RouterTelemetry(self.model.backbone, images.to(self.device))
 
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

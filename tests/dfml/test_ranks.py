@@ -79,6 +79,31 @@ def run_training(recipe: Recipe, packed: Path) -> tuple[list[dict[str, float]], 
     return figures, training.embed(odd)
 
 
+def short_steps(recipe: Recipe, packed: Path) -> Training:
+    """3 steps an epoch, of 3 × 2 images."""
+    recipe = recipe.model_copy(update={"batch_size": 6, "images_per_class": 2})
+    return Training(recipe, subset_of_classes(ShardedImages(packed, "train"), np.arange(5)), None, CPU)
+
+
+def interrupted(recipe: Recipe, packed: Path, folder: Path) -> bool:
+    """Train to the second step and leave its checkpoint in the folder."""
+    training = short_steps(recipe, packed)
+
+    class Stopped(Exception):
+        pass
+
+    def keep() -> None:
+        if rank() == 0:
+            training.save(folder / "unfinished")
+        raise Stopped
+
+    try:
+        list(training.epochs(on_checkpoint=keep, checkpoint_steps=2))
+    except Stopped:
+        return True
+    return False
+
+
 def gradients_of_losses(number: int, folder: Path, world: int) -> None:
     """For each loss the gradients that a rank finds on its share; it writes them."""
     torch.set_num_threads(1)
@@ -129,6 +154,7 @@ def work(number: int, folder: Path, packed: Path, recipe: Recipe) -> None:
     found["metrics"] = retrieval_metrics(*points(), recall_at=(1, 100))
 
     found["figures"], found["embeddings"] = run_training(recipe, packed)
+    found["interrupted"] = interrupted(recipe, packed, folder)
     torch.save(found, folder / f"{number}.pt")
     dist.destroy_process_group()
 
@@ -202,6 +228,20 @@ def test_training_gives_the_figures_of_one_process(ranks: Found, packed: Path, r
     for found in ranks:
         assert found["figures"][0] == pytest.approx(figures[0], rel=1e-4)
         assert found["figures"][1] == pytest.approx(figures[1], rel=1e-2)
+
+
+def test_one_process_goes_on_within_the_epoch_that_two_began(
+    ranks: Found, packed: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert all(found["interrupted"] for found in ranks)
+    whole, resumed = (short_steps(recipe, packed) for _ in range(2))
+    resumed.load(tmp_path_factory.getbasetemp() / "ranks0" / "unfinished")
+    assert resumed.unfinished is not None
+    assert resumed.unfinished.step == 2
+    expected, given = next(whole.epochs()), next(resumed.epochs())
+    for name, value in expected.items():
+        if not name.endswith("seconds"):
+            assert given[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
 
 
 def test_both_ranks_see_the_same_embeddings_in_the_order_of_the_subset(

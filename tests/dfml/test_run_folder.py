@@ -51,6 +51,21 @@ def test_keeps_every_epochs_figures_the_last_state_and_the_best_model(
     assert dfml.load(folder.best).recipe == tiny_recipe
 
 
+def test_keeps_how_far_an_epoch_is_until_it_has_ended(training: Training, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", run(tiny_recipe))
+    within = []
+
+    def keep() -> None:
+        folder.keep_unfinished(training)
+        within.append([path.name for path in folder.root.glob("epoch_*")])
+
+    for _ in training.epochs(2, on_checkpoint=keep, checkpoint_steps=1):
+        folder.keep(training)
+    assert within[0] == ["epoch_0000_step_00000001"]
+    assert within[-1][0].startswith("epoch_0001_step_")
+    assert [path.name for path in folder.root.glob("epoch_*")] == ["epoch_0002"]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing after it runs."""
 

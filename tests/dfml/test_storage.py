@@ -1,45 +1,33 @@
-"""One suite for every kind of storage: a local folder, and an S3 server over HTTP."""
+"""One suite for every kind of storage: a local folder, and S3 servers over HTTP (`place` in tests/s3/places.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from dfml import storage
 from dfml.errors import InvalidInput
 
-
-@pytest.fixture(scope="module")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty place to write to."""
-    if request.param == "folder":
-        return str(tmp_path / "place")
-    endpoint = request.getfixturevalue("s3_endpoint")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    bucket = tmp_path.name.replace("_", "-").lower()
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    return f"s3://{bucket}/some/place"
+on_s3 = pytest.mark.parametrize("place", ["moto", "ceph"], indirect=True)
 
 
 def test_what_is_written_is_read(place: str) -> None:
     storage.write(storage.join(place, "a", "b.bin"), b"\x00content")
     assert storage.read(storage.join(place, "a", "b.bin")) == b"\x00content"
+
+
+def test_a_part_of_a_file_is_read(place: str) -> None:
+    storage.write(storage.join(place, "a"), bytes(range(100)))
+    assert storage.read(storage.join(place, "a"), offset=10, size=5) == bytes(range(10, 15))
+    assert storage.read(storage.join(place, "a"), offset=90, size=50) == bytes(range(90, 100))
+
+
+def test_what_is_deleted_is_gone_and_may_be_deleted_again(place: str) -> None:
+    storage.write(storage.join(place, "a"), b"1")
+    for _ in range(2):
+        storage.delete(storage.join(place, "a"))
+        assert not storage.exists(storage.join(place, "a"))
 
 
 def test_an_empty_file_is_a_file(place: str) -> None:
@@ -126,13 +114,13 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         storage.check_writable(str(tmp_path / "file" / "below"))
 
 
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
+@on_s3
 def test_a_bucket_that_does_not_exist_is_refused(place: str) -> None:
     with pytest.raises(InvalidInput, match=r"there is no bucket 'no-such-bucket' \(s3://no-such-bucket/x"):
         storage.check_writable("s3://no-such-bucket/x")
 
 
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
+@on_s3
 def test_a_bucket_that_is_not_there_holds_nothing(place: str) -> None:
     assert not storage.exists("s3://no-such-bucket/x")
 

@@ -125,6 +125,46 @@ def test_resumed_run_gives_the_figures_of_an_uninterrupted_one(
     torch.testing.assert_close(parameters(second), parameters(whole), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("stop", [(1, 1), (1, 3), (2, 2)], ids=["first step", "warm-up", "after warm-up"])
+def test_run_resumed_within_an_epoch_gives_the_figures_of_an_uninterrupted_one(
+    tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset, tmp_path: Path, stop: tuple[int, int]
+) -> None:
+    recipe = tiny_recipe.model_copy(update={"batch_size": 4})  # 4 or 5 steps an epoch
+    whole = Training(recipe, train, validation, CPU)
+    expected = [numbers(figures) for figures in whole.epochs()]
+    first = Training(recipe, train, validation, CPU)
+
+    class Stopped(Exception):
+        pass
+
+    def checkpoint() -> None:
+        assert first.unfinished is not None
+        if (first.epoch + 1, first.unfinished.step) == stop:
+            first.save(tmp_path)
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        list(first.epochs(on_checkpoint=checkpoint, checkpoint_steps=1))
+    second = Training(recipe, train, validation, CPU)
+    second.load(tmp_path)
+    steps: list[tuple[int, int]] = []
+    given = [numbers(figures) for figures in second.epochs(on_step=lambda epoch, step, *_: steps.append((epoch, step)))]
+    assert steps[0] == (stop[0], stop[1] + 1)
+    for figures, truth in zip(given, expected[stop[0] - 1 :], strict=True):
+        assert figures == pytest.approx(truth, rel=1e-5)
+    torch.testing.assert_close(parameters(second), parameters(whole), rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_saved_after_an_epoch_says_nothing_of_the_middle_of_one(
+    tiny_recipe: Recipe, train: ClassSubset, tmp_path: Path
+) -> None:
+    training = Training(tiny_recipe, train, None, CPU)
+    list(training.epochs(1, on_checkpoint=lambda: None, checkpoint_steps=1))
+    training.save(tmp_path)
+    assert training.unfinished is None
+    assert not (tmp_path / "unfinished.pt").exists()
+
+
 def test_resumed_run_remembers_the_best_epoch(
     tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset, tmp_path: Path
 ) -> None:

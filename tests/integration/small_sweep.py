@@ -53,7 +53,7 @@ class Sweep:
         return done.stdout
 
 
-def sweep_of(data: Path, storage: Path | str, name: str, trials: int = 3) -> Sweep:
+def sweep_of(data: Path | str, storage: Path | str, name: str, trials: int = 3) -> Sweep:
     """Two DDP workers, three epochs of a few steps each."""
     arguments = (
         f"--dataset emoji --data {data} --storage {storage} --name {name} --trials {trials} --max-epochs 3 --seed 5"

@@ -12,6 +12,8 @@ from moto.server import ThreadedMotoServer
 from small_sweep import sweep_of
 
 import dfml
+from dfml import storage
+from dfml.data.manifest import read_manifest
 
 pytestmark = pytest.mark.integration
 
@@ -34,9 +36,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_a_sweep_lives_on_s3(bucket: str, few_emoji: Path) -> None:
-    sweep = sweep_of(few_emoji, f"{bucket}/sweeps", "cloud", trials=1)
+def test_a_sweep_lives_on_s3_and_streams_its_data_from_there(bucket: str, few_emoji: Path, tmp_path: Path) -> None:
+    storage.upload(few_emoji, f"{bucket}/few")
+    sweep = sweep_of(f"{bucket}/few", f"{bucket}/sweeps", "cloud", trials=1)
     sweep.arguments[sweep.arguments.index("--max-epochs") + 1] = "2"
+    sweep.arguments += ["--cache-dir", str(tmp_path / "cache")]
     printed = sweep.run()
     assert f"{bucket}/sweeps/cloud/best" in printed
     keys = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="models")["Contents"]]
@@ -46,3 +50,6 @@ def test_a_sweep_lives_on_s3(bucket: str, few_emoji: Path) -> None:
     assert model.recipe.epochs == 2
     assert "has ended already" in sweep.run()
     assert not os.path.exists("s3:")
+    kept = {path.stem for path in (tmp_path / "cache").iterdir() if path.suffix in (".parquet", ".arrow")}
+    manifest = read_manifest(few_emoji)
+    assert kept == {file.sha256 for file in (*manifest.shards, *(split.index for split in manifest.splits.values()))}

@@ -140,6 +140,8 @@ class _Listener(socketserver.ThreadingTCPServer):
 
     def stop(self) -> None:
         self.shutdown()
+        with suppress(OSError):  # closing alone leaves it listening in processes that were forked meanwhile
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.server_close()
         with self._lock:
             for connection in self._open:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from dfml.data.index import read_index
 from dfml.data.manifest import read_manifest
@@ -11,20 +15,42 @@ from dfml.data.readers.files import existing
 from dfml.data.source import ImageSource
 
 
+@dataclass(frozen=True, slots=True)
+class PackedSource(ImageSource):
+    """An image in a shard, with the CRC-32 of its bytes: a damaged one must not be packed anew as if it were whole."""
+
+    crc32: int
+
+    def read(self) -> bytes:
+        content = ImageSource.read(self)
+        if zlib.crc32(content) != self.crc32:
+            raise OSError(f"{self.file} is damaged there, its CRC-32 isn't the index's")
+        return content
+
+
 def read_packed(root: Path) -> list[ImageSource]:
-    """The images of the packed data set in the folder `root`, split by split.
+    """The images of the packed data set in the folder `root`, split by split; packed again their classes keep their labels.
 
     Raises:
         InvalidInput: it isn't one, or a file of it is missing.
     """
     manifest = read_manifest(root)
-    sources = []
+    sources: list[ImageSource] = []
     for split, content in manifest.splits.items():
         rows = read_index(existing(root / content.index.file), manifest, split)
         files = [existing(root / shard.file) for shard in manifest.shards_of(split)]
-        located = zip(rows.shards, rows.labels, rows.paths, rows.offsets.tolist(), rows.sizes.tolist(), strict=True)
+        # Several shards mix the images: the classes aren't first seen in the order of their labels.
+        order = np.argsort(rows.labels, kind="stable") if len(files) > 1 else np.arange(len(rows.labels))
         sources += [
-            ImageSource(files[shard], manifest.classes[label], path, split, offset, size)
-            for shard, label, path, offset, size in located
+            PackedSource(
+                files[rows.shards[row]],
+                manifest.classes[rows.labels[row]],
+                rows.paths[row],
+                split,
+                offset=int(rows.offsets[row]),
+                size=int(rows.sizes[row]),
+                crc32=int(rows.checksums[row]),
+            )
+            for row in order.tolist()
         ]
     return check_sources(sources, root)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dfml.data.dataset import ShardedImages
 from dfml.data.loader import evaluation_batches, training_batches
-from dfml.data.order import rank_share
+from dfml.data.order import epoch_batches, rank_share
 from dfml.data.packing import pack
 from dfml.data.shards import ImageRow
 from dfml.data.split import ClassSubset, subset_of_classes
@@ -47,6 +47,26 @@ def test_augmentation_does_not_depend_on_history_or_on_the_world_size(subset: Cl
     for rank in range(3):
         share = torch.stack([images for images, _ in drawn(subset, tiny_recipe, rank=rank, world_size=3)])
         assert torch.equal(share, whole[:, rank_share(np.arange(4), rank, 3)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_going_on_at_any_step_gives_the_very_tensors_in_any_world(
+    subset: ClassSubset, tiny_recipe: Recipe, workers: int, world_size: int
+) -> None:
+    batches = epoch_batches(subset.targets, 6, 2, 5, 1)
+    assert len(batches) == 4
+    whole = list(training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0))
+    torch.manual_seed(99)
+    for step in (0, 1, len(batches) - 1):
+        shares = [
+            list(training_batches(subset, batches[step:], tiny_recipe, PLAIN, 1, rank, world_size, workers))
+            for rank in range(world_size)
+        ]
+        for number, (images, targets) in enumerate(whole[step:]):
+            for rank, share in enumerate(shares):
+                assert torch.equal(share[number][0], images[rank::world_size])
+                assert torch.equal(share[number][1], targets[rank::world_size])
 
 
 def test_augmentation_differs_by_epoch_seed_and_image(subset: ClassSubset, tiny_recipe: Recipe) -> None:

@@ -110,3 +110,138 @@ def test_batch_that_cannot_be_filled_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match="batch_size"):
         epoch_batches(targets_of(sizes), batch_size, images_per_class, 0, 1)
+
+
+# --- Chunks of shards ------------------------------------------------------------------------------------------------
+
+WINDOWS = [None, 1, 2, 5]
+# How many images each shard holds.
+LAYOUTS = {
+    "one": [60],
+    "even": [20] * 8,
+    "uneven": [3, 50, 1, 17, 30, 8, 8, 8, 2, 40, 11],
+    "smaller than a batch": [3] * 40,
+}
+every_layout = pytest.mark.parametrize("layout", list(LAYOUTS.values()), ids=list(LAYOUTS))
+every_window = pytest.mark.parametrize("window", WINDOWS)
+every_shape = pytest.mark.parametrize(("batch_size", "images_per_class"), [(8, None), (7, None), (8, 2), (9, 3)])
+SEEDS = range(25)
+
+
+def data_set(layout: list[int], classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and shards of a data set whose shards are mixed, as packed ones are."""
+    shards = np.repeat(np.arange(len(layout)), layout)
+    return np.random.default_rng(1).integers(0, classes, len(shards)), shards
+
+
+@every_layout
+@every_window
+@every_shape
+def test_each_epoch_is_a_permutation_but_for_the_stated_remainder(
+    layout: list[int], window: int | None, batch_size: int, images_per_class: int | None
+) -> None:
+    targets, shards = data_set(layout)
+    for seed, epoch in itertools.product(SEEDS, (1, 2, 7)):
+        batches = epoch_batches(targets, batch_size, images_per_class, seed, epoch, shards, window)
+        left = np.setdiff1d(np.arange(len(targets)), batches)
+        assert len(np.unique(batches)) == batches.size == len(targets) - len(left)
+        if images_per_class is None:
+            assert len(left) < batch_size
+        else:  # groups of K of fewer than P classes
+            full = np.bincount(targets[left], minlength=1) >= images_per_class
+            assert np.count_nonzero(full) < batch_size // images_per_class
+            for batch in batches:
+                _, counts = np.unique(targets[batch], return_counts=True)
+                assert counts.tolist() == [images_per_class] * (batch_size // images_per_class)
+
+
+@every_window
+@every_shape
+def test_ranks_share_each_batch_and_another_world_goes_on_with_the_same(
+    window: int | None, batch_size: int, images_per_class: int | None
+) -> None:
+    targets, shards = data_set(LAYOUTS["uneven"])
+
+    def run(world_size: int, seed: int, first: int = 0) -> list[list[int]]:
+        """Each step's images from `first` on, as the ranks together have them."""
+        batches = epoch_batches(targets, batch_size, images_per_class, seed, 1, shards, window)
+        steps = []
+        for batch in batches[first:]:
+            shares = [rank_share(batch, rank, world_size).tolist() for rank in range(world_size)]
+            steps.append(sorted(image for share in shares for image in share))
+        return steps
+
+    for seed in range(5):
+        whole = run(1, seed)
+        assert all(len(set(step)) == batch_size for step in whole)
+        for world_size, first in itertools.product(range(1, 9), range(0, len(whole), 3)):
+            assert run(world_size, seed, first) == whole[first:]
+
+
+def chunks_of(batches: np.ndarray, shards: np.ndarray) -> list[set[int]]:
+    """The shards that come up for the first time in each batch."""
+    known: set[int] = set()
+    new = []
+    for batch in batches:
+        new.append(set(shards[batch].tolist()) - known)
+        known |= new[-1]
+    return new
+
+
+def test_the_first_epoch_begins_with_one_shard_and_each_chunk_doubles_what_is_there() -> None:
+    """Chunks of 1, 1, 2, 4, 8 shards: as far as an epoch is, it needs at most twice the share of shards."""
+    targets, shards = data_set([20] * 16)
+    for seed in SEEDS:
+        batches = epoch_batches(targets, 10, None, seed, 1, shards)
+        needed = np.cumsum([len(new) for new in chunks_of(batches, shards)])
+        assert needed[1] == 1
+        for done, known in zip(np.arange(1, len(batches) + 1) * 10 / 20, needed, strict=True):  # in shards
+            assert known <= max(1, 2 * np.ceil(done))
+        ends = np.cumsum([0, 2, 2, 4, 8, 16])
+        chunks = [batches[start:end] for start, end in itertools.pairwise(ends)]
+        assert [len(np.unique(shards[chunk])) for chunk in chunks] == [1, 1, 2, 4, 8]
+
+
+@every_layout
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_no_more_shards_than_the_window_are_read_at_a_time(layout: list[int], window: int) -> None:
+    """A shard is read from its first image to its last; beside the chunk's there are those of fewer images than a batch, which
+    the chunks before left over."""
+    targets, shards = data_set(layout)
+    for seed, epoch in itertools.product(SEEDS, (1, 2, 7)):
+        read = shards[epoch_batches(targets, 8, None, seed, epoch, shards, window)]
+        spans = [np.flatnonzero((read == shard).any(axis=1))[[0, -1]] for shard in np.unique(read)]
+        at_a_time = [sum(first <= step <= last for first, last in spans) for step in range(len(read))]
+        assert max(at_a_time) <= window + 7
+
+
+@pytest.mark.parametrize(("epoch", "window"), [(2, None), (9, None), (2, 8), (1, None)])
+def test_without_a_window_later_epochs_are_exact_global_shuffles(epoch: int, window: int | None) -> None:
+    """As if there were no shards; the first epoch isn't, unless there is one shard only."""
+    targets, shards = data_set(LAYOUTS["even"])
+    if epoch == 1:
+        shards = np.zeros_like(shards)
+    for seed in SEEDS:
+        with_shards = epoch_batches(targets, 8, None, seed, epoch, shards, window)
+        assert np.array_equal(with_shards, epoch_batches(targets, 8, None, seed, epoch))
+
+
+@pytest.mark.parametrize(("epoch", "window"), [(2, None), (1, None), (2, 2)])
+def test_every_position_has_every_row_equally_often(epoch: int, window: int | None) -> None:
+    """Over many seeds the mean row at a position is the middle one; with chunks too, since their shards are shuffled."""
+    rows, seeds = 160, 400
+    targets, shards = data_set(LAYOUTS["even"])
+    orders = np.stack([epoch_batches(targets, 8, None, seed, epoch, shards, window).ravel() for seed in range(seeds)])
+    assert orders.shape == (seeds, rows)
+    deviation = rows / np.sqrt(12 * seeds)  # of such a mean
+    assert np.abs(orders.mean(axis=0) - (rows - 1) / 2).max() < 5 * deviation
+
+
+@every_shape
+def test_a_subset_of_the_images_may_leave_out_shards(batch_size: int, images_per_class: int | None) -> None:
+    """Shards whose images are all of classes that are held out."""
+    targets, shards = data_set(LAYOUTS["uneven"])
+    kept = ~np.isin(shards, [0, 4, 10])
+    batches = epoch_batches(targets[kept], batch_size, images_per_class, 0, 1, shards[kept], window=2)
+    assert len(np.unique(batches)) == batches.size
+    assert batches.max() < np.count_nonzero(kept)

@@ -1,0 +1,55 @@
+"""Our own stream: shards with an index, the node's cache, exact global shuffle from the second epoch on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from common import CHUNK_BYTES, Batches, Options, listed, main
+from torch import Tensor
+
+from dfml.data.cache import Cache
+from dfml.data.dataset import ShardedImages
+from dfml.data.loader import training_batches
+from dfml.data.order import epoch_batches
+from dfml.data.packing import pack
+from dfml.data.source import ImageSource
+from dfml.data.split import subset_of_classes
+from dfml.data.transforms import Normalisation
+from dfml.recipe import recipe_from
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def prepare(images: Path, out: Path) -> None:
+    sources = [
+        ImageSource(file, file.parent.name, file.relative_to(images).as_posix(), "train", 0, file.stat().st_size)
+        for file, _ in listed(images)
+    ]
+    pack(sources, out, "stream", CHUNK_BYTES)
+
+
+def batches_of(options: Options) -> Batches:
+    subset = subset_of_classes(ShardedImages(options.source, "train", Cache(options.cache)))
+    recipe = recipe_from({"batch_size": options.batch})
+
+    def batches(epoch: int) -> Iterable[Sequence[Tensor]]:
+        images = subset.images
+        order = epoch_batches(
+            subset.targets,
+            options.batch,
+            None,
+            recipe.seed,
+            epoch + 1,
+            images.shard_numbers[subset.rows],
+            images.window,
+        )
+        return training_batches(subset, order, recipe, IMAGENET, epoch + 1, 0, 1, options.workers)
+
+    return batches
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(batches_of, prepare)

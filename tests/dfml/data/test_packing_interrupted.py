@@ -1,0 +1,169 @@
+"""Packing that is killed, stopped by Ctrl-C, or finds its disk full; the undisturbed packing is the truth to compare with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dfml.data.manifest import FILE_NAME
+from dfml.data.packing import FILES, JOURNAL
+from tests.packed import files_below, slow_images
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 60  # seconds: what is waited for comes at once, but the machine may be busy
+SHARD = "1"  # byte: an image a shard
+
+
+def command(root: Path, out: Path, *flags: str) -> list[str]:
+    pack = [sys.executable, "-m", "dfml.data", "pack", "--root", str(root), "--out", str(out)]
+    return [*pack, "--shard-size", SHARD, "--workers", "2", *flags]
+
+
+def run(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(root, out), capture_output=True, text=True, timeout=PATIENCE)
+
+
+def wait_for(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        assert time.monotonic() < end, "too late"
+        time.sleep(0.005)
+
+
+def journals(out: Path) -> list[Path]:
+    return [file for file in (out / JOURNAL).glob("*.json") if file.name != FILES]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return slow_images(tmp_path_factory.mktemp("slow") / "photos")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run(root, out)
+    assert done.returncode == 0, done.stderr
+    files = files_below(out)
+    assert len(files) > 20
+    return files
+
+
+@pytest.fixture
+def packing(root: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[psutil.Process]]]:
+    """A packing under way, its place, and the processes that do its work. It has a process group of its own, as in a terminal."""
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        command(root, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        wait_for(lambda: len(journals(out)) >= 3, process)
+        yield process, out, psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def assert_goes_on(root: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
+    """No manifest is there; the same command finishes, keeps what is finished, and leaves the very files of an undisturbed run."""
+    assert not (out / FILE_NAME).exists()
+    finished = [out / file.name.removesuffix(".json") for file in journals(out)]
+    before = {file: file.stat().st_mtime_ns for file in finished}
+    assert 3 <= len(before) < len(undisturbed) - 3
+    done = run(root, out)
+    assert done.returncode == 0, done.stderr
+    assert {file: file.stat().st_mtime_ns for file in finished} == before
+    assert files_below(out) == undisturbed
+    assert not (out / JOURNAL).exists()
+
+
+def test_after_a_kill_workers_end_and_the_same_command_goes_on(
+    packing: tuple[subprocess.Popen[str], Path, list[psutil.Process]], root: Path, undisturbed: dict[str, bytes]
+) -> None:
+    process, out, workers = packing
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    (out / "train-00007.parquet.12345.partial").write_bytes(b"what a process leaves that is killed as it writes")
+    (out / JOURNAL / "train-00007.parquet.json.12345.partial").write_bytes(b"as well")
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+    assert_goes_on(root, out, undisturbed)
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(
+    packing: tuple[subprocess.Popen[str], Path, list[psutil.Process]], root: Path, undisturbed: dict[str, bytes]
+) -> None:
+    process, out, workers = packing
+    os.killpg(process.pid, signal.SIGINT)
+    printed, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, printed) == (130, "")
+    assert said.splitlines()[1:] == ["stopped; the same command goes on from here"]
+    assert said.startswith("packing 60 images (")
+    assert not [worker for worker in workers if worker.is_running()]
+    assert not list(out.rglob("*.partial"))
+    assert_goes_on(root, out, undisturbed)
+
+
+def test_a_worker_that_is_killed_is_one_sentence(
+    packing: tuple[subprocess.Popen[str], Path, list[psutil.Process]], root: Path, undisturbed: dict[str, bytes]
+) -> None:
+    process, out, workers = packing
+    workers[0].kill()  # as the system does when memory runs out
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert said.splitlines()[1:] == [
+        "error: one of the processes was killed, by the system if memory ran out: run the same command again, with fewer --workers"
+    ]
+    assert_goes_on(root, out, undisturbed)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system in memory with the given options."""
+    place = tmp_path / "mounted"
+
+    def mount(options: str) -> Path:
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True)
+
+
+def test_full_disk_is_one_sentence_and_the_same_command_goes_on_after_room_is_made(
+    mounted: Callable[[str], Path], root: Path, undisturbed: dict[str, bytes]
+) -> None:
+    place = mounted("size=200k")
+    full = run(root, place / "out")
+    assert full.returncode == 2
+    (said,) = full.stderr.splitlines()[1:]
+    assert said == f"error: {place / 'out'} is full: make room, and the same command goes on where it stopped"
+    assert full.stdout == ""
+    assert not list(place.rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=50m", str(place)], check=True)
+    assert_goes_on(root, place / "out", undisturbed)
+
+
+def test_read_only_place_is_one_sentence(mounted: Callable[[str], Path], root: Path) -> None:
+    place = mounted("size=1m,ro")
+    refused = run(root, place / "out")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (said,) = refused.stderr.splitlines()
+    assert said.startswith(f"error: storage {place / 'out'} can't be written (")
+    assert "Read-only file system" in said

@@ -1,0 +1,103 @@
+"""Ranks that only read: real processes, each of which consumes the batches of some epochs and writes down what it saw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfml.data.cache import Cache
+from dfml.data.dataset import ShardedImages
+from dfml.data.loader import training_batches
+from dfml.data.order import epoch_batches
+from dfml.data.split import ClassSubset
+from dfml.data.transforms import Normalisation
+from dfml.recipe import recipe_from
+
+PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+BATCH_SIZE = 8
+RECIPE = recipe_from({"image_size": 32, "batch_size": BATCH_SIZE, "images_per_class": None})
+
+# A fresh process imports torch, once for all ranks (5 s of a core), and forks each of them.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["dfml.data.loader", "dfml.recipe", "boto3"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a rank reads.
+
+    Attributes:
+        place: of the data set.
+        cache: the folder.
+        environment: says where the server is.
+        cache_size: in bytes.
+        seed: of its trial.
+    """
+
+    place: str
+    cache: Path
+    environment: Mapping[str, str]
+    cache_size: int | None = None
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    epochs: int = 1
+    workers: int = 2
+
+    def order(self, images: ShardedImages, epoch: int) -> np.ndarray:
+        """The global batches, rows of the data set."""
+        return epoch_batches(images.labels, BATCH_SIZE, None, self.seed, epoch, images.shard_numbers, images.window)
+
+    def read(self, output: Path) -> None:
+        """Consume all batches; `output` gets a line each epoch."""
+        torch.set_num_threads(1)
+        os.environ.update(self.environment)
+        images = ShardedImages(self.place, "train", Cache(self.cache, self.cache_size))
+        recipe = RECIPE.model_copy(update={"seed": self.seed})
+        for epoch in range(1, self.epochs + 1):
+            batches = training_batches(
+                rows_as_targets(images), self.order(images, epoch), recipe, PLAIN, epoch, self.rank, self.world_size,
+                self.workers,
+            )  # fmt: skip
+            with output.open("a") as stream:
+                print(record_of(batches), file=stream)
+
+    def start(self, output: Path) -> ForkServerProcess:
+        process = CONTEXT.Process(target=self.read, args=(output,))
+        process.start()
+        return process
+
+
+def rows_as_targets(images: ShardedImages) -> ClassSubset:
+    """Each row a class of its own: a batch's targets say which rows it holds."""
+    rows = np.arange(len(images))
+    return ClassSubset(images, rows, rows, rows)
+
+
+def record_of(batches: Iterable[tuple[Tensor, Tensor]]) -> str:
+    """The rows of an epoch and the hash of all its pixels, as a line of JSON."""
+    rows, pixels = [], hashlib.sha256()
+    for images, targets in batches:
+        rows += targets.tolist()
+        pixels.update(images.numpy())
+    return json.dumps({"rows": rows, "pixels": pixels.hexdigest()})
+
+
+def records(output: Path) -> list[str]:
+    """By epoch."""
+    return output.read_text().splitlines()
+
+
+def rows_seen(output: Path) -> list[list[int]]:
+    """By epoch."""
+    return [json.loads(line)["rows"] for line in records(output)]

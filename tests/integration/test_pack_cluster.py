@@ -1,0 +1,131 @@
+"""`python -m orchestration.pack` over a real Ray cluster that the command starts: the files are those of `python -m dfml.data pack`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dfml.data.manifest import FILE_NAME
+from dfml.data.packing import FILES, JOURNAL
+from tests.packed import files_below, slow_images
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 60  # seconds
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
+
+def command(module: list[str], root: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", *module, "--root", str(root), "--out", str(out), "--shard-size", "1"]
+
+
+def start(root: Path, out: Path) -> subprocess.Popen[str]:
+    """Over a cluster of its own, in a process group of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        command(["orchestration.pack"], root, out),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def journals(out: Path) -> list[str]:
+    return [file.name.removesuffix(".json") for file in (out / JOURNAL).glob("*.json") if file.name != FILES]
+
+
+def assert_all_end(family: list[psutil.Process]) -> None:
+    """All processes that a command started end by themselves within seconds, but for Ray's agents, which take a minute."""
+    end = time.monotonic() + PATIENCE
+    while running := [process for process in family if name_of(process) not in ("", *AGENTS)]:
+        assert time.monotonic() < end, running
+        time.sleep(0.1)
+    for process in family:
+        if name_of(process) in AGENTS:
+            process.kill()
+
+
+def name_of(process: psutil.Process) -> str:
+    """Empty for one that has ended."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline()[:1]) or process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = slow_images(tmp_path_factory.mktemp("slow") / "photos", classes=6, images=40)
+    (root / "class 3" / "7.png").write_text("no image")
+    return root
+
+
+@pytest.fixture
+def killed(root: Path, tmp_path: Path) -> Path:
+    """A place at which the command was killed midway, and all that it started has ended."""
+    out = tmp_path / "out"
+    process = start(root, out)
+    try:
+        end = time.monotonic() + PATIENCE
+        while len(journals(out)) < 3:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) > 3  # raylet, GCS, workers, …
+    finally:
+        process.kill()
+        process.communicate()
+    assert_all_end(family)
+    return out
+
+
+def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(killed: Path, root: Path) -> None:
+    assert not (killed / FILE_NAME).exists()
+    finished = journals(killed)
+    assert 3 <= len(finished) < 240
+    before = {name: (killed / name).stat().st_mtime_ns for name in finished}
+
+    process = start(root, killed)  # without --skip-bad: one sentence, as from this machine's own processes
+    printed, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, printed) == (2, "")
+    assert said.splitlines()[0].startswith("packing 240 images (")
+    assert said.splitlines()[1].startswith("a Ray cluster on this machine")
+    (sentence,) = said.splitlines()[2:]
+    assert sentence.startswith("error: class 3/7.png can't be decoded (not an image of a known format): mend")
+    assert not (killed / FILE_NAME).exists()
+
+    (root / "class 3" / "7.png").write_bytes((root / "class 3" / "8.png").read_bytes())
+    process = start(root, killed)
+    printed, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert printed.splitlines()[:2] == ["train: 120 images of 3 classes", "test: 120 images of 3 classes"]
+    assert {name: (killed / name).stat().st_mtime_ns for name in finished} == before
+    out = killed.parent / "one machine"
+    subprocess.run(command(["dfml.data", "pack"], root, out), check=True, capture_output=True)
+    assert files_below(killed) == files_below(out)
+
+
+def test_ctrl_c_is_one_line_and_leaves_no_process(root: Path, tmp_path: Path) -> None:
+    process = start(root, tmp_path / "out")
+    try:
+        end = time.monotonic() + PATIENCE
+        while len(journals(tmp_path / "out")) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, said = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert (process.returncode, printed) == (130, "")
+    assert said.splitlines()[2:] == ["stopped; the same command goes on from here"]
+    assert_all_end(family)
