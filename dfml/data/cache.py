@@ -163,7 +163,8 @@ class Cache:
                 with partial.open("r+b") as stream:
                     digest = s3.download(place, stream)
                 if digest == file.sha256:
-                    partial.rename(path)
+                    with self._lock("evict"):  # whoever counts what is kept must not miss it between its two names
+                        partial.rename(path)
                     self._touched[file.sha256] = time.monotonic()
                     return path
         except FileNotFoundError as error:
