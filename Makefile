@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench bench-stream
 
 setup: $(VENV)/ready
 
@@ -29,3 +29,8 @@ bench: setup
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/flops.py
+	$(BIN)/python benchmarks/rows.py
+
+# Installs LitData and MosaicML Streaming into an environment of their own, in the temporary folder, and takes about 25 minutes.
+bench-stream: setup
+	$(BIN)/python benchmarks/stream.py --rounds 2

@@ -16,7 +16,7 @@ from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, byte_count, 
 from dfml.data.cache import Cache, default_folder
 from dfml.data.cores import over_cores
 from dfml.data.datasets import DATASETS
-from dfml.data.manifest import is_packed, manifest_sha256, read_manifest
+from dfml.data.manifest import Manifest, is_packed, manifest_sha256, read_manifest
 from dfml.data.packing import SHARD_BYTES, Runner, pack
 from dfml.data.progress import BytesDone
 from dfml.data.readers import BENCHMARK_SETS, check_counts, read_benchmark_set, read_folder, read_table
@@ -152,13 +152,18 @@ def run_pack(arguments: argparse.Namespace, run: Runner | None) -> None:
         print(f"{name}: {split.rows} images of {split.classes} classes")
     for image in manifest.dropped:
         print(f"left out: {image.path} ({image.reason})")
-    space = ""
-    if manifest.dataset not in {*BENCHMARK_SETS, *DATASETS}:
-        space = f" --search-space search_spaces/{'imagenet' if arguments.layout == 'imagenet' else 'emoji'}.yaml"
-    command = (
-        f"python run_sweep.py --dataset {shlex.quote(manifest.dataset)} --data {shlex.quote(arguments.out)}{space}"
-    )
-    print(f"packed into {place}; train on it with: {command}")
+    print(f"packed into {place}; train on it with: {_command(manifest, arguments)}")
+
+
+def _command(manifest: Manifest, arguments: argparse.Namespace) -> str:
+    """What to run next."""
+    data = f"--dataset {shlex.quote(manifest.dataset)} --data {shlex.quote(arguments.out)}"
+    if "test" not in manifest.splits:  # In-Shop's queries and gallery, which a sweep can't score
+        return f"python -m dfml.train {data}"
+    if manifest.dataset in {*BENCHMARK_SETS, *DATASETS}:
+        return f"python run_sweep.py {data}"
+    space = "imagenet" if arguments.layout == "imagenet" else "emoji"
+    return f"python run_sweep.py {data} --search-space search_spaces/{space}.yaml"
 
 
 def run_info(arguments: argparse.Namespace, run: Runner | None) -> None:

@@ -35,14 +35,14 @@ def locate(dataset: str, data: str | None) -> str:
     for place in places:
         if is_packed(place):
             return place
-    known = (
-        ""
-        if dataset.lower() in BENCHMARK_SETS
-        else f"unknown data set {dataset!r}: name one of {', '.join(DATASETS)}, or "
-    )
+    if dataset.lower() not in BENCHMARK_SETS:
+        raise InvalidInput(
+            f"unknown data set {dataset!r}: name one of {', '.join([*DATASETS, *BENCHMARK_SETS])}, or say with --data where your "
+            "packed images are"
+        )
     raise InvalidInput(
-        f"{known or f'{dataset} is packed at none of '}{'' if known else ', '.join(places) + ': pack it there, or '}"
-        "say with --data where your packed images are"
+        f"{dataset} isn't packed at {' or '.join(places)}: pack it with `python -m dfml.data pack --dataset {dataset} --root DIR "
+        f"--out {places[0]}`, or say with --data where it is"
     )
 
 

@@ -138,16 +138,17 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     """Train, keep the best and the last epoch in `--out`, and score the best on the test classes."""
     recipe = recipe_of(arguments)
     data, cache = data_place(arguments), cache_of(arguments)
+    training, validation = subsets_of(data, cache, arguments, recipe)
     what = {
         "recipe": recipe.model_dump(mode="json"),
         "dataset": arguments.dataset,
         "manifest_sha256": manifest_sha256(data),
         "protocol": arguments.protocol,
+        "window": training.images.window,  # of --cache-size: it decides in which order images come
     }
     folder = RunFolder(arguments.out or Path("runs") / f"{arguments.dataset}_{recipe.backbone}_{recipe.loss}", what)
     task = TASKS[recipe.task]
     chosen_by = PROTOCOLS[arguments.protocol].format(unit=task.unit, heading=task.heading)
-    training, validation = subsets_of(data, cache, arguments, recipe)
     say(f"{arguments.dataset}: {len(training)} images of {len(training.classes)} classes to train on, {len(validation)} of "
         f"{len(validation.classes)} to choose the epoch; {arguments.protocol}: {chosen_by}")  # fmt: skip
     workers = loader_workers(arguments.workers, device)

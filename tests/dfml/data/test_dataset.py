@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dfml.data.dataset import ShardedImages
-from dfml.data.datasets import DATASETS, locate
+from dfml.data.datasets import DATASETS
 from dfml.data.manifest import read_manifest
 from dfml.data.packing import pack
 from dfml.errors import InvalidInput
@@ -77,10 +77,3 @@ def test_shipped_emoji_are_whole() -> None:
         assert images.image(0).mode == images.image(len(images) - 1).mode == "RGB"
     assert not set.intersection(*seen)
     assert set.union(*seen) == set(manifest.classes)
-
-
-def test_data_set_is_found_by_name_or_by_folder(tmp_path: Path) -> None:
-    assert locate("emoji", None) == str(DATASETS["emoji"])
-    assert locate("mine", str(tmp_path)) == str(tmp_path)
-    with pytest.raises(InvalidInput, match=r"'birds'.*emoji.*--data"):
-        locate("birds", None)
