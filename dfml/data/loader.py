@@ -32,13 +32,22 @@ class _Training(Dataset[Item]):
     def __init__(self, subset: ClassSubset, recipe: Recipe, normalisation: Normalisation, epoch: int) -> None:
         self.subset = subset
         self.transform = training_transform(recipe, normalisation)
-        self.entropy = (recipe.seed, epoch)
+        self.draws = _draws(recipe.seed, epoch, subset.rows)
 
     def __getitem__(self, index: int) -> Item:
-        row = int(self.subset.rows[index])
-        draw = int(np.random.SeedSequence([*self.entropy, row]).generate_state(1, np.uint64)[0] >> 1)
-        torch.default_generator.manual_seed(draw)  # torch.manual_seed also asks for GPUs: 0.1 ms
-        return self.transform(self.subset.images.image(row)), int(self.subset.targets[index])
+        torch.default_generator.manual_seed(int(self.draws[index]))  # torch.manual_seed also asks for GPUs: 0.1 ms
+        image = self.subset.images.image(int(self.subset.rows[index]))
+        return self.transform(image), int(self.subset.targets[index])
+
+
+def _draws(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
+    """What each row's augmentation is drawn from, uint64 below 2^63: SplitMix64 (Steele et al., 2014), all rows at once, since making
+    a numpy generator for each took 0.1 ms an image."""
+    start = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    x = start + (rows.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))) >> np.uint64(1)
 
 
 class _Evaluation(Dataset[Item]):
