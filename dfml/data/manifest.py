@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dfml import storage
 from dfml.errors import InvalidInput
@@ -22,9 +22,10 @@ class _Model(BaseModel):
 class File(_Model):
     """A file of the data set, by which every copy of it can be checked."""
 
-    file: str
-    bytes: int
-    sha256: str
+    # Both become names of local files: neither may lead elsewhere.
+    file: str = Field(pattern=r"^[^/\\]+$")
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Shard(File):

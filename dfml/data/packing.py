@@ -253,8 +253,7 @@ def _noted(place: str) -> set[str]:
 
 
 def _files(manifest: Manifest) -> set[str]:
-    names = {shard.file for shard in manifest.shards} | {split.index.file for split in manifest.splits.values()}
-    return {name for name in names if "/" not in name}  # only what lies at the place is ever removed
+    return {shard.file for shard in manifest.shards} | {split.index.file for split in manifest.splits.values()}
 
 
 def _journal(place: str, file: str) -> str:

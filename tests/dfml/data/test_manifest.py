@@ -68,3 +68,15 @@ def test_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> 
 def test_unknown_split_names_those_there_are(packed_animals: Path) -> None:
     with pytest.raises(InvalidInput, match=r"no split 'validation'; it has test, train"):
         read_manifest(packed_animals).shards_of("validation")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("file", "../elsewhere.parquet"), ("file", "/etc/passwd"), ("sha256", "../" + "a" * 61)]
+)
+def test_names_that_lead_elsewhere_are_refused(packed_animals: Path, field: str, value: str) -> None:
+    """A manifest may come from anyone's bucket, and its names become files of the cache."""
+    content = json.loads((packed_animals / FILE_NAME).read_text())
+    content["shards"][0][field] = value
+    (packed_animals / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match=rf"is not a manifest that can be read \(.*shards\.0\.{field}"):
+        read_manifest(packed_animals)
