@@ -76,8 +76,8 @@ def data_place(arguments: argparse.Namespace) -> str:
 
 
 def _pack(dataset: str, data_root: Path, to: Path) -> None:
-    print(f"packing {dataset} from {data_root} into {to}, this once …", file=sys.stderr, flush=True)
     sources = read_benchmark_set(dataset, data_root)
+    print(f"packing {dataset} from {data_root} into {to}, this once …", file=sys.stderr, flush=True)
     for difference in check_counts(dataset, sources):
         print(f"warning: {difference}", file=sys.stderr, flush=True)
     cores = len(os.sched_getaffinity(0))

@@ -114,16 +114,17 @@ def _bucket_and_key(place: str) -> tuple[str, str]:
 
 
 def _client() -> Any:
-    """This process's client: one made before a fork must not be used after it."""
+    """This process's client: of one made before a fork, another thread may have held a lock."""
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     return _client_of(os.getpid(), settings)
 
 
 @functools.lru_cache(maxsize=1)
 def _client_of(process: int, settings: tuple[tuple[str, str], ...]) -> Any:
+    import boto3  # here, since it takes 0.3 s and most commands need no S3
     from botocore.config import Config
 
-    return _session_of(settings).client(
+    return boto3.Session().client(  # not boto3's own session, which keeps the first credentials
         "s3",
         config=Config(
             retries={"total_max_attempts": 1},  # `_patiently` retries, reading a body included
@@ -135,14 +136,6 @@ def _client_of(process: int, settings: tuple[tuple[str, str], ...]) -> Any:
             response_checksum_validation="when_required",
         ),
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _session_of(settings: tuple[tuple[str, str], ...]) -> Any:
-    """What clients are made of; after a fork too, where it saves 0.1 s. Not boto3's own, which keeps the first credentials."""
-    import boto3  # here, since it takes 0.3 s and most commands need no S3
-
-    return boto3.Session()
 
 
 def _patiently(act: Callable[[], T], place: str) -> T:
