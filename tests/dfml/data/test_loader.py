@@ -16,7 +16,7 @@ from dfml.data.loader import evaluation_batches, training_batches
 from dfml.data.order import epoch_batches, rank_share
 from dfml.data.packing import pack
 from dfml.data.shards import ImageRow
-from dfml.data.split import ClassSubset, subset_of_classes
+from dfml.data.split import ClassSubset, subset_of_classes, subset_of_rows
 from dfml.data.transforms import Normalisation, evaluation_transform
 from dfml.recipe import Recipe, recipe_from
 
@@ -67,6 +67,16 @@ def test_going_on_at_any_step_gives_the_very_tensors_in_any_world(
             for rank, share in enumerate(shares):
                 assert torch.equal(share[number][0], images[rank::world_size])
                 assert torch.equal(share[number][1], targets[rank::world_size])
+
+
+def test_augmentation_of_an_image_is_the_same_in_a_part_of_the_data_set(
+    subset: ClassSubset, tiny_recipe: Recipe
+) -> None:
+    whole = torch.cat([images for images, _ in drawn(subset, tiny_recipe)])
+    part = subset_of_rows(subset.images, np.sort(BATCHES.ravel()))  # whose first member isn't the first row
+    order = np.searchsorted(part.rows, BATCHES)
+    batches = training_batches(part, order, tiny_recipe, PLAIN, 1, 0, 1, workers=0)
+    assert torch.equal(torch.cat([images for images, _ in batches]), whole)
 
 
 def test_augmentation_differs_by_epoch_seed_and_image(subset: ClassSubset, tiny_recipe: Recipe) -> None:
