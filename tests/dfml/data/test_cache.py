@@ -94,10 +94,11 @@ def test_a_file_is_fetched_once_and_has_its_hash_for_a_name(place: str, file_of:
 
 
 def test_equal_files_of_two_data_sets_are_one(place: str, file_of: MakeFile, tmp_path: Path) -> None:
-    one, other = file_of("one/a.parquet"), file_of("other/a.parquet")
+    one = file_of("a.parquet")
+    other = one.model_copy(update={"file": "train-00007.parquet"})  # as another data set names it
     cache = Cache(tmp_path / "cache")
     cache.path(one, storage.join(place, one.file))
-    assert cache.path(other, "s3://no-such-bucket/a.parquet").read_bytes().startswith(b"a.parquet")
+    assert cache.path(other, "s3://no-such-bucket/train-00007.parquet").read_bytes().startswith(b"a.parquet")
     assert len(names(tmp_path / "cache")) == 1
 
 
