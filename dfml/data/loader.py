@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,8 @@ class Batches:
             _WholeBatches(items),
             batch_sampler=_Lists(indices),
             num_workers=workers,
+            # Forked, whatever the default: they share the index's memory, and as children of this process end with it.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )
