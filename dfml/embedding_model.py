@@ -41,24 +41,24 @@ class EmbeddingModel(nn.Module):
         cfg = timm.get_pretrained_cfg(recipe.backbone)
         self.normalisation = Normalisation(mean=tuple(cfg.mean), std=tuple(cfg.std))
 
-    def forward(self, images: Tensor, path: Path = "full") -> Tensor:
-        """images (B, 3, H, W), transformed, to L2-normalised embeddings (B, D) of the "full" or the "routed" path."""
-        return F.normalize(self.features(images, path), dim=-1)
+    def forward(self, images: Tensor, path: Path | None = None) -> Tensor:
+        """images (B, 3, H, W), transformed, to L2-normalised embeddings (B, D) of the "full" or the "routed" path; None: the recipe's."""
+        return F.normalize(self.features(images, path or self.recipe.inference), dim=-1)
 
     def features(self, images: Tensor, path: Path = "full") -> Tensor:
         """Embeddings of one path, not normalised."""
         features: Tensor = self.head(self.backbone(images, path))
         return features
 
-    def logits(self, images: Tensor, path: Path = "full") -> Tensor:
-        """A classifier's logits (B, C).
+    def logits(self, images: Tensor, path: Path | None = None) -> Tensor:
+        """A classifier's logits (B, C); `path` as in `forward`.
 
         Raises:
             InvalidInput: the model embeds and has no classifier.
         """
         if self.classifier is None:
             raise InvalidInput("this model was trained for retrieval and has no classifier: use embed")
-        logits: Tensor = self.classifier(self.features(images, path))
+        logits: Tensor = self.classifier(self.features(images, path or self.recipe.inference))
         return logits
 
     def both_paths(self, images: Tensor) -> BothPaths:
@@ -68,14 +68,14 @@ class EmbeddingModel(nn.Module):
         return both._replace(full=full, routed=routed)
 
     @torch.inference_mode()
-    def embed(self, images: Sequence[Image.Image], path: Path = "full") -> Tensor:
-        """Embed PIL images of any size and mode: (len(images), D), L2-normalised, float32 on the CPU."""
+    def embed(self, images: Sequence[Image.Image], path: Path | None = None) -> Tensor:
+        """Embed PIL images of any size and mode: (len(images), D), L2-normalised, float32 on the CPU; `path` as in `forward`."""
         embeddings: Tensor = self.eval()(self._transformed(images), path)
         return embeddings.float().cpu()
 
     @torch.inference_mode()
-    def classify(self, images: Sequence[Image.Image], path: Path = "full") -> Tensor:
-        """Probabilities of `class_names` for PIL images: (len(images), C), float32 on the CPU.
+    def classify(self, images: Sequence[Image.Image], path: Path | None = None) -> Tensor:
+        """Probabilities of `class_names` for PIL images: (len(images), C), float32 on the CPU; `path` as in `forward`.
 
         Raises:
             InvalidInput: the model embeds and has no classifier.

@@ -25,6 +25,7 @@ class Recipe(BaseModel):
     blocks: str = "all"  # which are factorized: "all", or their numbers from 0, such as "6-11" or "0,2,4-7"
     router_temperature: float = Field(default=1.0, gt=0)  # of the routers' softmax; 1 as published
     embedding_size: int | None = Field(default=None, ge=2)  # None: the backbone's width, no linear head
+    inference: Literal["full", "routed"] = "full"  # path that embeds and classifies after training; full as published
 
     # Images
     image_size: int = Field(default=224, ge=32)  # pixels, in training
@@ -108,6 +109,10 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> Recipe:
+        if self.inference == "routed" and self.routed_weight == 0:
+            raise ValueError(
+                "inference through the routed path needs routers that train: make routed_weight larger than 0, or inference full"
+            )
         if self.images_per_class is not None and self.batch_size % self.images_per_class:
             raise ValueError(
                 f"images_per_class {self.images_per_class} doesn't divide batch_size {self.batch_size}: make one a multiple of the other"

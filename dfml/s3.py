@@ -12,6 +12,7 @@ import hashlib
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -45,6 +46,21 @@ ELSEWHERE = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "Illega
 T = TypeVar("T")
 
 
+_received = 0
+_counting = threading.Lock()
+
+
+def received() -> int:
+    """Bytes of objects that this process has read, those of a try that failed included."""
+    return _received
+
+
+def _count(size: int) -> None:
+    global _received
+    with _counting:
+        _received += size
+
+
 class Unreachable(OSError):
     """The server was away, or refused, for all of `PATIENCE`."""
 
@@ -63,6 +79,7 @@ def get(place: str, offset: int = 0, size: int | None = None) -> bytes:
     def read() -> bytes:
         response = _client().get_object(Bucket=bucket, Key=key, **part)
         content: bytes = response["Body"].read()
+        _count(len(content))
         return content
 
     return _patiently(read, place)
@@ -76,6 +93,7 @@ def download(place: str, to: BinaryIO) -> str:
         to.seek(0)
         digest = hashlib.sha256()
         for chunk in _client().get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(CHUNK):
+            _count(len(chunk))
             to.write(chunk)
             digest.update(chunk)
         to.truncate()  # at the end: a file that was made as large as the object keeps its room until then

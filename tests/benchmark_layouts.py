@@ -58,11 +58,12 @@ def sop(root: Path) -> None:
         (root / "Stanford_Online_Products" / f"Ebay_{split}.txt").write_text("\n".join(lines) + "\n")
 
 
-def inshop(root: Path) -> None:
+def inshop(root: Path, train: int = TRAIN, test: int = TEST) -> None:
+    """`train` and `test` are numbers of classes, `train` below 20."""
     lines = []
     for item, splits in [
-        *((i, ["train"] * IMAGES) for i in range(1, TRAIN + 1)),
-        *((i, ["query", "gallery", "gallery"]) for i in range(20, 20 + TEST)),
+        *((i, ["train"] * IMAGES) for i in range(1, train + 1)),
+        *((i, ["query", "gallery", "gallery"]) for i in range(20, 20 + test)),
     ]:
         for i, split in enumerate(splits):
             path = f"img/WOMEN/Tees/id_{item:08d}/0{i}_1_front.jpg"

@@ -59,6 +59,11 @@ class ClassSubset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The data set's label of each member (n,), which means the same in every split."""
+        return self.classes[self.targets]
+
 
 def subset_of_classes(images: ShardedImages, classes: np.ndarray | None = None) -> ClassSubset:
     """The rows whose label is in `classes`; all rows without it."""

@@ -34,7 +34,11 @@ def parser() -> argparse.ArgumentParser:
     add("--data-root", type=Path, default=Path("data"), metavar="DIR", help="as for dfml.train")
     add("--data", metavar="DIR-or-S3", help="a packed data set, in place of --data-root")
     add_cache_flags(made)
-    add("--path", choices=("full", "routed"), default="full", help="through all sub-blocks or the chosen ones")
+    add(
+        "--path",
+        choices=("full", "routed"),
+        help="through all sub-blocks or the chosen ones (default: as its recipe says)",
+    )
     add("--workers", type=int, metavar="N", help="processes that load images (default: 4 with a GPU, else none)")
     add("--json", action="store_true", help="print the metrics as JSON")
     return made
@@ -61,7 +65,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if arguments.json:
             say(json.dumps(metrics))
         else:
-            say_metrics(f"{arguments.dataset}, {arguments.path} path of {arguments.resume}", metrics)
+            path = arguments.path or model.recipe.inference
+            say_metrics(f"{arguments.dataset}, {path} path of {arguments.resume}", metrics)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

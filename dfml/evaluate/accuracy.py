@@ -16,9 +16,9 @@ from dfml.metrics.classification import TOP, hits
 
 @torch.inference_mode()
 def accuracy(
-    model: EmbeddingModel, subset: ClassSubset, device: torch.device, workers: int = 0, path: Path = "full"
+    model: EmbeddingModel, subset: ClassSubset, device: torch.device, workers: int = 0, path: Path | None = None
 ) -> dict[str, float]:
-    """`top_1` and `top_5`, each in 0 … 1. All ranks must call it.
+    """`top_1` and `top_5`, each in 0 … 1, by the "full" or the "routed" path; None: the recipe's. All ranks must call it.
 
     Raises:
         InvalidInput: the images are of a class that the model doesn't know.

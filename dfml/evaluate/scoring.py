@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dfml.data.evaluation_set import EvaluationSet
 from dfml.data.loader import evaluation_batches
 from dfml.data.split import ClassSubset
 from dfml.distributed import gather, rank, world_size
@@ -50,6 +52,41 @@ def full_score(embeddings: Tensor, subset: ClassSubset, recall_at: Sequence[int]
     """As `score`, with NMI and F1, which take a k-means clustering and so too long for every epoch."""
     clustering = clustering_metrics(embeddings, _targets(embeddings, subset), seed)
     return {**score(embeddings, subset, recall_at), **clustering}
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An evaluation set and its embeddings.
+
+    Attributes:
+        images: n of them, or q queries and a gallery of n.
+        queries: (q, D), or (n, D).
+        gallery: (n, D); None where the set has none.
+    """
+
+    images: EvaluationSet
+    queries: Tensor
+    gallery: Tensor | None
+
+    def score(self, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:
+        """R@K, R-precision and MAP@R."""
+        if self.gallery is None or self.images.gallery is None:
+            return score(self.queries, self.images.queries, recall_at)
+        parts = (self.images.queries, self.images.gallery)
+        labels, in_gallery = (torch.from_numpy(part.labels).to(self.queries.device) for part in parts)
+        return retrieval_metrics(self.queries, labels, self.gallery, in_gallery, recall_at)
+
+    def full_score(self, recall_at: Sequence[int], seed: int) -> dict[str, float]:
+        """As `score`; without a gallery, which leaves no one set to cluster, with NMI and F1."""
+        if self.gallery is None:
+            return full_score(self.queries, self.images.queries, recall_at, seed)
+        return self.score(recall_at)
+
+
+def embed_set(images: EvaluationSet, embedded: Callable[[ClassSubset], Tensor]) -> Embedded:
+    """Embed the parts of an evaluation set, each by `embedded`, which gives (n, D) in the part's order."""
+    gallery = None if images.gallery is None else embedded(images.gallery)
+    return Embedded(images, embedded(images.queries), gallery)
 
 
 def _targets(embeddings: Tensor, subset: ClassSubset) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
 from dfml.distributed import rank, sum_over_ranks
@@ -24,6 +23,10 @@ def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0) -> dic
         labels: (n,) int64.
         seed: of the k-means' first centres.
     """
+    from sklearn.metrics import (
+        normalized_mutual_info_score,
+    )  # here: it takes a second of every trial's start, and few need it
+
     found = torch.zeros(2, dtype=torch.float64, device=embeddings.device)
     if rank() == 0:
         truth = labels.unique(return_inverse=True)[1].cpu().numpy()

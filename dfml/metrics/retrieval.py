@@ -20,17 +20,21 @@ BLOCK = 256  # gallery images whose largest cosine says whether any of them matt
 SORTED_K = 64  # R@K up to this K comes with the sorted neighbours; beyond it counting is cheaper than sorting
 
 
-def nearest(embeddings: Tensor, k: int, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The k most similar other images: indices and cosines, each (queries, k), most similar first.
+def nearest(
+    embeddings: Tensor, k: int, queries: Tensor | None = None, gallery: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k most similar images of the gallery, or other images: indices and cosines, each (queries, k), most similar first.
 
     Args:
         embeddings: (n, D), L2-normalised.
-        k: at most n - 1.
+        k: at most n - 1, or the gallery's size.
         queries: indices of the queries; all n without it.
+        gallery: (g, D); without it each query is looked for among all others.
     """
+    exclude_self, gallery = gallery is None, embeddings if gallery is None else gallery
     queries = torch.arange(len(embeddings), device=embeddings.device) if queries is None else queries
     indices, cosines = [], []
-    for _, chunk in _cosines(embeddings, embeddings, queries, exclude_self=True):
+    for _, chunk in _cosines(embeddings, gallery, queries, exclude_self):
         indices.append(chunk.nearest(k))
         cosines.append(chunk.all.gather(1, indices[-1]))
     return torch.cat(indices), torch.cat(cosines)

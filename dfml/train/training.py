@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dfml.checkpoint import load_training_state, save_training_state
+from dfml.data.evaluation_set import EvaluationSet
 from dfml.data.loader import evaluation_batches, training_batches
 from dfml.data.order import epoch_batches
 from dfml.data.split import ClassSubset
 from dfml.distributed import mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
 from dfml.errors import InvalidInput
-from dfml.evaluate import embed, score
+from dfml.evaluate import embed, embed_set
 from dfml.evaluate.accuracy import accuracy
 from dfml.losses import CONSTANTS
 from dfml.objective import Objective
@@ -45,6 +46,7 @@ OnStep = Callable[[int, int, int, dict[str, Tensor]], None]
 
 CHECKPOINT_STEPS = 1000  # between two checkpoints within an epoch: minutes to an hour
 UNFINISHED = "unfinished.pt"
+FINITE_STEPS = 20  # between two looks at whether the loss is a number; a look waits for the device
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Training:
     Args:
         recipe: what to compute.
         train: images to train on.
-        validation: images of other classes to score each epoch on; None for none.
+        validation: images to score each epoch on, or queries and the gallery they are looked for in; None for none.
         device: where this rank computes.
         loader_workers: processes that decode and augment, per rank; 0: in this process.
 
@@ -88,7 +90,7 @@ class Training:
         self,
         recipe: Recipe,
         train: ClassSubset,
-        validation: ClassSubset | None,
+        validation: ClassSubset | EvaluationSet | None,
         device: torch.device,
         loader_workers: int = 0,
     ) -> None:
@@ -101,7 +103,7 @@ class Training:
         # Of the first batch: their shards are needed first anyway.
         self._probe = np.sort(self._order(epoch=1)[0][:PROBE_IMAGES])
         torch.manual_seed(recipe.seed)  # proxies, routers and a linear head start the same on every rank
-        self.validation = validation
+        self.validation = EvaluationSet(validation) if isinstance(validation, ClassSubset) else validation
         self.device = device
         self.loader_workers = loader_workers
         self.model = build_model(recipe, class_names=[train.images.class_names[label] for label in train.classes])
@@ -127,6 +129,7 @@ class Training:
         on_step: OnStep | None = None,
         on_checkpoint: Callable[[], None] | None = None,
         checkpoint_steps: int = CHECKPOINT_STEPS,
+        on_validation: Callable[[], None] | None = None,
     ) -> Iterator[dict[str, float]]:
         """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks.
 
@@ -135,15 +138,22 @@ class Training:
             on_step: called after each step.
             on_checkpoint: called within an epoch after every `checkpoint_steps` steps; what `save` writes then goes on from there.
             checkpoint_steps: an epoch of fewer has none.
+            on_validation: called before each epoch's score is computed.
         """
         checkpoints = (on_checkpoint, checkpoint_steps) if on_checkpoint is not None else None
         for epoch in range(self.epoch + 1, (last or self.recipe.epochs) + 1):
-            started = time.perf_counter()
+            began, started = time.time(), time.perf_counter()
             lr = self._set_learning_rate(epoch)
             losses = self._train_epoch(epoch, on_step, checkpoints)
             trained = time.perf_counter()
+            if on_validation is not None:
+                on_validation()
             scores = self._validate()
-            seconds = {"train_seconds": trained - started, "validation_seconds": time.perf_counter() - trained}
+            seconds = {
+                "began": began,  # seconds since 1970
+                "train_seconds": trained - started,
+                "validation_seconds": time.perf_counter() - trained,
+            }
             self.figures = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
             yield self.figures
 
@@ -180,6 +190,8 @@ class Training:
                 telemetry.add(self.objective.routing)
             if on_step is not None:
                 on_step(epoch, step, len(batches), terms)
+            if step % FINITE_STEPS == 0 or step == 1:
+                self._check_finite(float(totals["loss"]), epoch, step)
             if checkpoints is not None and step % checkpoints[1] == 0 and step < len(batches):
                 means = mean_over_ranks(torch.stack(list(totals.values())))
                 routing = telemetry.state() if telemetry is not None else {}
@@ -187,10 +199,16 @@ class Training:
                 checkpoints[0]()
         self.unfinished = None
         mean = mean_over_ranks(torch.stack(list(totals.values())) / len(batches)).tolist()
-        if not all(math.isfinite(value) for value in mean):
-            raise TrainingDiverged(f"the loss is {mean[0]} in epoch {epoch} at learning rate {recipe.lr}: lower it")
+        for value in mean:
+            self._check_finite(value, epoch, len(batches))
         routers = {} if telemetry is None else telemetry.figures()
         return {**dict(zip(totals, mean, strict=True)), **routers}
+
+    def _check_finite(self, loss: float, epoch: int, step: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss is {loss} by step {step} of epoch {epoch} at learning rate {self.recipe.lr}: lower it"
+            )
 
     def _order(self, epoch: int) -> np.ndarray:
         """The global batches of an epoch, as members of `train`, (steps, batch_size)."""
@@ -248,11 +266,11 @@ class Training:
         if self.validation is None:
             return {}
         if self.recipe.task == "classification":
-            return accuracy(self.model, self.validation, self.device, self.loader_workers)
-        return score(self.embed(self.validation), self.validation)
+            return accuracy(self.model, self.validation.queries, self.device, self.loader_workers)
+        return embed_set(self.validation, self.embed).score()
 
     def embed(self, subset: ClassSubset) -> Tensor:
-        """Embeddings of the full path, (n, D), on every rank."""
+        """Embeddings of the recipe's inference path, (n, D), on every rank."""
         self.model.eval()
         return embed(self.model, subset, self.recipe, self.model.normalisation, self.device, self.loader_workers)
 

@@ -32,7 +32,7 @@ def validation(train_images: ShardedImages) -> ClassSubset:
 
 
 def numbers(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if not name.endswith("seconds")}
+    return {name: value for name, value in figures.items() if not name.endswith("seconds") and name != "began"}
 
 
 def parameters(training: Training) -> dict[str, Tensor]:
