@@ -10,22 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from dfml.evaluate.flops import count_flops
 from dfml.factorized import allowed_routers, factorize
 from dfml.pretrained import create_backbone
-
-
-def count_flops(run: Callable[[], object]) -> int:
-    """FLOPs of a call, a multiply-add as two. Attention is counted as its matrix products: the CPU's fused one isn't known to the counter."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        run()
-    return counter.get_total_flops()
 
 
 @torch.inference_mode()

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from flops import count_flops
 from torch import Tensor
 
+from dfml.evaluate.flops import count_flops
 from dfml.factorized import factorize
 from dfml.pretrained import create_backbone
 

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import optuna
 from optuna.samplers import BaseSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.storages import InMemoryStorage
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
+from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
-from orchestration.records import TrialRecord
+from orchestration.objectives import SCORE_ALONE, Objective
+from orchestration.records import State, TrialRecord
+from orchestration.reports import FAILED
 from orchestration.search_space import SearchSpace
+from orchestration.study import SweepStudy
 
 REDUCTION_FACTOR = 2  # a rung lets the better half of the trials seen there go on
-STUDY = "sweep"
+STARTUP_TRIALS = 10  # at random, before there is something to model
 
 
 class TPEByNumber(BaseSampler):
     """TPE whose randomness depends on (seed, trial number) alone.
 
     What trial n samples is then a function of the seed and the results before it, whether or not the sweep was
-    interrupted in between.
+    interrupted in between. Trials that run at the same time count as poor (Optuna's constant liar), so that no two are alike.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, **settings: Any) -> None:
         self._seed = seed
+        self._settings = {"n_startup_trials": STARTUP_TRIALS} | settings
         self._sampler = self._of(0)
+        self._shared = IntersectionSearchSpace(include_pruned=True)
 
     def _of(self, number: int) -> TPESampler:
         # Optuna wants one integer below 2³²; large odd steps keep neighbouring seeds and trials apart.
         mixed = (self._seed * 0x9E3779B1 + number * 0x85EBCA77) % 2**32
-        return TPESampler(seed=mixed)  # after ten trials at random, Optuna's default
+        return TPESampler(seed=mixed, **self._settings)
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         self._sampler = self._of(trial.number)
-        return self._sampler.infer_relative_search_space(study, trial)
+        if len(study.directions) > 1:  # where Optuna's own default is to sample each name alone
+            return {}
+        # As Optuna's, which a new sampler would begin anew from all trials.
+        shared = self._shared.calculate(study, use_cache=True)
+        return {name: distribution for name, distribution in shared.items() if not distribution.single()}
 
     def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
         return self._sampler.sample_relative(study, trial, search_space)
@@ -45,57 +59,116 @@ class TPEByNumber(BaseSampler):
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
-class Sampling:
-    """Optuna's define-by-run function: from a trial to its configuration.
+class OptunaSearcher(Searcher):
+    """Asks Optuna for configurations and tells it each epoch's score: Tune's interface.
+
+    Ray's own OptunaSearch tells a trial that ASHA stopped as if it had ended with what it reached.
 
     Args:
         space: what is sampled.
-        job: the same for all trials: where data and results are, and what a trial gets of the cluster.
+        sampler: of Optuna's.
+        job: the same for all trials: where data and results are, what a trial gets of the cluster, and `epochs`.
+        records: of earlier sessions, in the order of their numbers. Those that were cut come first, with their numbers.
+        objectives: what is optimised, the score first.
     """
 
-    def __init__(self, space: SearchSpace, job: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: BaseSampler,
+        job: dict[str, Any],
+        records: Sequence[TrialRecord],
+        objectives: Sequence[Objective],
+    ) -> None:
+        super().__init__(metric=BEST_SCORE, mode="max")
         self._space = space
         self._job = job
+        self._objectives = objectives
+        self._trials = SweepStudy(InMemoryStorage(), space, objectives, records)
+        self._trials.study.sampler = sampler
+        for point in space.first[len(records) :]:
+            self._trials.study.enqueue_trial(space.parameters_of(point))
+        self._cut = [record for record in records if record.state == "running"]
+        self._running: dict[str, _Running] = {}  # by Tune's name of the trial
 
-    def __call__(self, trial: optuna.Trial) -> dict[str, Any]:
-        recipe = self._space.suggest(trial)
-        # A trial that an interruption cut is enqueued again and keeps its number, by which its checkpoints are found.
-        number = trial.user_attrs.get("number", trial.number)
-        recipe_values = recipe.model_dump(mode="json")
-        return {"number": number, "parameters": dict(trial.params), "recipe": recipe_values, "job": self._job}
-
-
-def searcher(space: SearchSpace, seed: int, job: dict[str, Any], records: list[TrialRecord]) -> OptunaSearch:
-    """Optuna's study with the finished trials told, the cut ones first in the queue, then the space's `first`."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = TPEByNumber(seed)
-    memory = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=memory, study_name=STUDY, sampler=sampler, direction="maximize")
-    for record in records:
-        if record.state == "running":
-            continue
-        study.enqueue_trial(record.parameters)
-        trial = study.ask()
-        space.suggest(trial)
-        if record.best is None or record.state == "failed":
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial's configuration: `number`, `parameters`, `recipe`, `flops` and `job`."""
+        if self._cut:
+            record = self._cut.pop(0)
+            number, recipe, flops, score = record.number, record.recipe, record.flops, record.best
         else:
-            study.tell(trial, record.best)
-    for record in records:
-        if record.state == "running":
-            study.enqueue_trial(record.parameters, user_attrs={"number": record.number})
-    for point in space.first[len(records) :]:
-        study.enqueue_trial(space.parameters_of(point))
-    # The running best, since Optuna and ASHA both look at the last value told.
-    return OptunaSearch(
-        Sampling(space, job), metric=BEST_SCORE, mode="max", sampler=sampler, storage=memory, study_name=STUDY
-    )
+            trial = self._trials.study.ask()
+            sampled = self._space.suggest(trial)
+            number, recipe, score = trial.number, sampled.model_dump(mode="json"), None
+            flops = _flops(sampled) if "flops" in self._objectives else None
+        self._running[trial_id] = _Running(number, flops, score)
+        parameters = self._space.parameters_in(recipe)
+        return {"number": number, "parameters": parameters, "recipe": recipe, "flops": flops, "job": self._job}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        running = self._running[trial_id]
+        running.failed |= FAILED in result
+        if BEST_SCORE in result:
+            running.epoch, running.score = result["epoch"], result[BEST_SCORE]
+            self._trials.report(running.number, running.epoch, running.score)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result is not None:
+            self.on_trial_result(trial_id, result)  # a last one comes here only
+        running = self._running.pop(trial_id)
+        found = [running.score if objective == "score" else running.flops for objective in self._objectives]
+        values = [value for value in found if value is not None]
+        state: State = "finished" if running.epoch >= self._job["epochs"] else "stopped"
+        if error or running.failed or len(values) < len(found):
+            state = "failed"
+        self._trials.end(running.number, state, values)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune saves searchers every few seconds; ours begins from the records, so there is nothing to keep."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is resumed from its records")
+
+
+@dataclass
+class _Running:
+    """A trial under way: what it has told so far."""
+
+    number: int
+    flops: float | None
+    score: float | None
+    epoch: int = 0
+    failed: bool = False
+
+
+def _flops(recipe: Recipe) -> float:
+    from dfml.evaluate.flops import routed_flops  # imports torch
+
+    return float(routed_flops(recipe))
+
+
+def searcher(
+    space: SearchSpace,
+    seed: int,
+    job: dict[str, Any],
+    records: Sequence[TrialRecord],
+    objectives: Sequence[Objective] = SCORE_ALONE,
+) -> OptunaSearcher:
+    """The searcher of a sweep: TPE from the trials that there are, then the space's `first`."""
+    return OptunaSearcher(space, TPEByNumber(seed), job, records, objectives)
 
 
 class ResumableASHA(ASHAScheduler):
     """ASHA that knows the rungs which earlier sessions of the sweep filled; Ray doesn't save them."""
 
-    def __init__(self, records: list[TrialRecord], epochs: int, warm_epochs: int) -> None:
+    def __init__(
+        self,
+        records: Sequence[TrialRecord],
+        epochs: int,
+        warm_epochs: int,
+        reduction_factor: float = REDUCTION_FACTOR,
+    ) -> None:
         # The first rung comes an epoch after warm-up, in which all trials look alike. max_t lies beyond the last epoch:
         # a trial ends by itself there and isn't killed before its last checkpoint is in.
         super().__init__(
@@ -103,7 +176,7 @@ class ResumableASHA(ASHAScheduler):
             metric=BEST_SCORE,
             mode="max",
             grace_period=first_rung(epochs, warm_epochs),
-            reduction_factor=REDUCTION_FACTOR,
+            reduction_factor=reduction_factor,
             max_t=epochs + 1,
         )
         self._cut = {record.number: record.epochs for record in records if record.state == "running"}

@@ -9,123 +9,36 @@
     first:                                                        # tried before anything is sampled
       - {routers: 3, lr: 6.0e-4, schedule: {kind: step, step: 2}}
 
-A sampled value has the name `lr`, one of a schedule `schedule.step.gamma`; these are Optuna's names too.
+A sampled value has the name `lr`, one of a schedule `schedule.step.gamma`; these are Optuna's names too. All values can come
+together, so that all of their combinations must be legal: this is tried when a space is read, not found out by a trial.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
-from dfml.schedule import SCHEDULES
+from orchestration.domains import Choice, Domain, Model, Range, Scalar, ScheduleChoice
 
 if TYPE_CHECKING:
     import optuna
 
 NOT_SEARCHED = {"epochs": "ASHA decides how long a trial runs", "seed": "trials would differ by luck"}
 
-Scalar = bool | int | float | str
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Choice(_Model):
-    choice: list[Scalar]
-
-    @field_validator("choice")
-    @classmethod
-    def _not_empty(cls, choice: list[Scalar]) -> list[Scalar]:
-        if not choice:
-            raise ValueError("choice is empty: list at least one value")
-        return choice
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
-        return trial.suggest_categorical(name, self.choice)  # type: ignore[return-value]  # one of ours, never None
-
-    def extremes(self) -> list[Scalar]:
-        """Values that must all be legal for the whole domain to be."""
-        return self.choice
-
-    def __contains__(self, value: object) -> bool:
-        return value in self.choice
-
-
-class Range(_Model):
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low < self.high or not math.isfinite(self.high):
-            raise ValueError(f"low {self.low} must be below high {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low {self.low} must be above 0 for a logarithmic range")
-        return self
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-    def extremes(self) -> list[Scalar]:
-        return [self.low, self.high]
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, int | float) and self.low <= value <= self.high
-
-
-def _domain_kind(domain: Any) -> str:
-    """Which of the three a domain is meant to be, so that messages speak of that one only."""
-    choice = domain.get("choice") if isinstance(domain, dict) else getattr(domain, "choice", None)
-    if isinstance(choice, dict):
-        return "schedule"
-    return "range" if choice is None else "choice"
-
-
-Values = Annotated[Annotated[Choice, Tag("choice")] | Annotated[Range, Tag("range")], Discriminator(_domain_kind)]
-
-
-class ScheduleChoice(_Model):
-    """A decay schedule, and the values of the kind that was chosen."""
-
-    choice: dict[str, dict[str, Values]]
-
-    @field_validator("choice")
-    @classmethod
-    def _known(cls, choice: dict[str, dict[str, Choice | Range]]) -> dict[str, dict[str, Choice | Range]]:
-        if not choice:
-            raise ValueError(f"choice is empty: list at least one of {', '.join(SCHEDULES)}")
-        for kind, values in choice.items():
-            if kind not in SCHEDULES:
-                raise ValueError(f"there is no schedule {kind!r}: choose among {', '.join(SCHEDULES)}")
-            allowed = set(SCHEDULES[kind].model_fields) - {"kind"}
-            if unknown := sorted(set(values) - allowed):
-                has = ", ".join(sorted(allowed)) or "no values of its own"
-                raise ValueError(f"schedule {kind!r} has no {unknown[0]!r}: it has {has}")
-        return choice
-
-
-Domain = Annotated[
-    Annotated[Choice, Tag("choice")] | Annotated[Range, Tag("range")] | Annotated[ScheduleChoice, Tag("schedule")],
-    Discriminator(_domain_kind),
-]
-
-
-class SearchSpace(_Model):
+class SearchSpace(Model):
     """What a sweep searches; see the module's text for the file."""
 
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default={})
     search: dict[str, Domain]
-    first: list[dict[str, Any]] = []
+    first: list[dict[str, Any]] = Field(default=[])
 
     @field_validator("search")
     @classmethod
@@ -151,23 +64,22 @@ class SearchSpace(_Model):
                 raise ValueError(
                     f"{name!r}: a schedule is searched with choice: {{kind: {{values}}}}, all else with choice: [values] or low and high"
                 )
-            for value in self._extremes(domain):
-                recipe_from({**self.recipe, name: value})
+        self._combinations()
         for point in self.first:
             self.parameters_of(point)
             recipe_from({**self.recipe, **point})
         return self
 
-    @staticmethod
-    def _extremes(domain: Choice | Range | ScheduleChoice) -> list[Any]:
-        if not isinstance(domain, ScheduleChoice):
-            return list(domain.extremes())
-        return [
-            {"kind": kind, name: value}
-            for kind, values in domain.choice.items()
-            for name, inner in (values.items() or [("kind", Choice(choice=[kind]))])
-            for value in inner.extremes()
-        ]
+    def _combinations(self) -> None:
+        """Build a recipe of each two names' values, with the others at their first: each can be sampled, so it must be legal."""
+        extremes = {name: domain.extremes() for name, domain in self.search.items()}
+        base = self.recipe | {name: values[0] for name, values in extremes.items()}
+        for name, values in extremes.items():
+            for value in values:
+                recipe_from({**base, name: value})
+        for (a, a_values), (b, b_values) in itertools.combinations(extremes.items(), 2):
+            for a_value, b_value in itertools.product(a_values, b_values):
+                recipe_from({**base, a: a_value, b: b_value})
 
     def suggest(self, trial: optuna.Trial) -> Recipe:
         """Sample a recipe; conditional values are asked for only where they apply (Optuna's define-by-run)."""
@@ -180,6 +92,35 @@ class SearchSpace(_Model):
             else:
                 values[name] = domain.suggest(trial, name)
         return recipe_from({**self.recipe, **values})
+
+    def domains(self) -> dict[str, Choice | Range]:
+        """What is searched under each of Optuna's names, a schedule's kind and the values of each kind among them."""
+        found: dict[str, Choice | Range] = {}
+        for name, domain in self.search.items():
+            if isinstance(domain, ScheduleChoice):
+                found[name] = Choice(choice=list(domain.choice))
+                for kind, values in domain.choice.items():
+                    found |= {f"{name}.{kind}.{n}": inner for n, inner in values.items()}
+            else:
+                found[name] = domain
+        return found
+
+    def parameters_in(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        """What Optuna would have sampled for a recipe of this space or of one that this one widens, by its names."""
+        found: dict[str, Any] = {}
+        for name, domain in self.search.items():
+            value = recipe[name]
+            if isinstance(domain, ScheduleChoice):
+                kind = found[name] = value["kind"]
+                found |= {f"{name}.{kind}.{n}": value[n] for n in domain.choice[kind]}
+            else:
+                found[name] = value
+        return found
+
+    def defaults(self) -> Recipe:
+        """The recipe before anything is sampled; what is searched stands at the first of its values."""
+        first = {name: domain.extremes()[0] for name, domain in self.search.items()}
+        return recipe_from({**self.recipe, **first})
 
     def values_of(self, name: str) -> list[Any]:
         """The values of a choice, all integers of a range, or the fixed value; empty where it is left to the default."""

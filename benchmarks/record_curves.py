@@ -1,0 +1,113 @@
+"""Records learning curves of real trials, on which benchmarks/search.py measures the search.
+
+    OMP_NUM_THREADS=1 nice -n 19 python benchmarks/record_curves.py [--data PLACE]
+
+Every member of a grid over benchmarks/curves/emoji.yaml (its choices, and `LEARNING_RATES` in place of its range) is trained
+by the train loop for all its epochs: on `CLASSES` of the emoji's training classes, scored on the usual validation classes.
+Writes benchmarks/curves/emoji.json after each trial; run again, it goes on with those that are missing. About an hour on a core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dfml.data.dataset import ShardedImages
+from dfml.data.datasets import locate
+from dfml.data.split import ClassSubset, subset_of_classes, training_and_validation
+from dfml.recipe import recipe_from
+from dfml.task import SCORE
+from dfml.train import Training, TrainingDiverged
+from orchestration.domains import Choice, ScheduleChoice
+from orchestration.search_space import SearchSpace, read_space
+
+CURVES = Path(__file__).parent / "curves"
+CLASSES = 80  # to train on; few, so that an epoch takes seconds
+SEED = 0  # of split, weights and batches
+LEARNING_RATES = [4.8e-5, 1.2e-4, 3.0e-4, 7.5e-4, 1.875e-3, 4.6875e-3]
+
+
+def grid(space: SearchSpace) -> list[dict[str, Any]]:
+    """The recipe values of every configuration to record; rates outermost, so that a part is a grid of fewer rates."""
+    routers, schedules = space.search["routers"], space.search["schedule"]
+    assert isinstance(routers, Choice)
+    assert isinstance(schedules, ScheduleChoice)
+    kinds = [
+        {"kind": kind, **dict(zip(values, point, strict=True))}
+        for kind, values in schedules.choice.items()
+        for point in itertools.product(*(domain.extremes() for domain in values.values()))
+    ]
+    return [
+        {"routers": k, "lr": lr, "schedule": schedule}
+        for lr, schedule, k in itertools.product(LEARNING_RATES, kinds, routers.choice)
+    ]
+
+
+def subsets(data: str) -> tuple[ClassSubset, ClassSubset]:
+    """A part of the training classes, and all validation classes of the same split."""
+    images = ShardedImages(data, "train")
+    train, validation = training_and_validation(images, SEED, "retrieval")
+    classes = np.random.default_rng(SEED).permutation(train.classes)[:CLASSES]
+    return subset_of_classes(images, classes), validation
+
+
+def record(values: dict[str, Any], train: ClassSubset, validation: ClassSubset) -> dict[str, Any]:
+    """Train a configuration; where it diverges, its curve ends there."""
+    training = Training(recipe_from({**values, "seed": SEED}), train, validation, torch.device("cpu"))
+    curve: dict[str, Any] = {"scores": [], "seconds": []}
+    try:
+        for figures in training.epochs():
+            curve["scores"].append(round(figures[SCORE], 5))
+            curve["seconds"].append(round(figures["train_seconds"] + figures["validation_seconds"], 2))
+    except TrainingDiverged as error:
+        curve["diverged"] = str(error)
+    return curve
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """One trial a line; whole or not at all."""
+    trials = ",\n".join(json.dumps(trial) for trial in content["trials"])
+    head = json.dumps({name: value for name, value in content.items() if name != "trials"}, indent=1)
+    unfinished = file.with_suffix(".partial")
+    unfinished.write_text(f'{head.removesuffix("}").rstrip()},\n "trials": [\n{trials}\n]}}\n', encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="the packed emoji, where they aren't with the project")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    space = read_space(CURVES / "emoji.yaml")
+    train, validation = subsets(locate("emoji", arguments.data))
+    file = CURVES / "emoji.json"
+    content: dict[str, Any] = {
+        "train": {"classes": len(train.classes), "images": len(train)},
+        "validation": {"classes": len(validation.classes), "images": len(validation)},
+        "seed": SEED,
+        "torch": torch.__version__,
+        "trials": json.loads(file.read_text())["trials"] if file.exists() else [],
+    }
+    known = [trial["configuration"] for trial in content["trials"]]
+    configurations = grid(space)
+    for number, configuration in enumerate(configurations, start=1):
+        if configuration in known:
+            continue
+        began = time.perf_counter()
+        curve = record({**space.recipe, **configuration}, train, validation)
+        content["trials"].append({"configuration": configuration, **curve})
+        write(file, content)
+        best = max(curve["scores"], default=float("nan"))
+        print(f"{number}/{len(configurations)}  {configuration}  best {best:.4f}  {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
