@@ -12,7 +12,10 @@ from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, 
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
 from orchestration.plan import Conduct, Plan
+from orchestration.protocols import PROTOCOLS
 from orchestration.search_space import read_space
+
+OBJECTIVES = {"recall@1": "score", "top@1": "score", "flops": "flops"}  # by the names of the command line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +69,30 @@ def parser() -> argparse.ArgumentParser:
         help="DDP workers: one CPU core, or GPU, each at least",
     )
     add(
+        "--min-workers",
+        type=count,
+        metavar="W",
+        help="with how few workers a trial goes on while a lost node isn't replaced (default: all of --workers-per-trial: it waits)",
+    )
+    add(
+        "--concurrent-trials",
+        type=count,
+        metavar="N",
+        help="trials at once (default: as many as there are GPUs for; 1 on CPUs)",
+    )
+    add(
+        "--objectives",
+        default="recall@1",
+        metavar="NAMES",
+        help="what to optimise: recall@1 (top@1 for classification), or recall@1,flops for the front of accuracy against the FLOPs of "
+        "routed inference",
+    )
+    add(
+        "--budget",
+        metavar="AMOUNT",
+        help="ends the search: hours, minutes or epochs of all trials, such as 12h, 90min, 300epochs",
+    )
+    add(
         "--storage",
         default="sweeps",
         metavar="DIR-or-S3",
@@ -79,7 +106,47 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="decides sampled configurations, split and training",
     )
+    add(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="holdout",
+        help="trials are scored on held-out training classes and only the winner on the test classes, or (paper) every epoch on the "
+        "test classes, as published",
+    )
+    add(
+        "--reproductions",
+        type=count,
+        default=1,
+        metavar="N",
+        help="seeds with which the winner is trained on all training classes; more than one give mean and 95 %% interval",
+    )
+    add("--dry-run", action="store_true", help="print what would be run, and on which cluster; start nothing")
+    add(
+        "--extend",
+        action="store_true",
+        help="go on with a sweep whose bounds, trials, reproductions or budget have grown",
+    )
     return made
+
+
+def objectives_from(text: str) -> tuple[str, ...]:
+    """The objectives in the plan's names.
+
+    Raises:
+        InvalidInput: there is one that isn't known, or no score.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in OBJECTIVES:
+            raise InvalidInput(
+                f"--objectives {text!r}: there is no objective {name!r}: choose among {', '.join(OBJECTIVES)}"
+            )
+    found = tuple(dict.fromkeys(OBJECTIVES[name] for name in names))
+    if found[0] != "score":
+        raise InvalidInput(
+            f"--objectives {text!r} doesn't begin with a score: give recall@1,flops (top@1,flops for classification)"
+        )
+    return found
 
 
 def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
@@ -100,6 +167,10 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
     name = arguments.name or arguments.dataset
     if "/" in name or name.startswith("."):
         raise InvalidInput(f"--name {name!r} isn't a folder's name: give one without '/' that doesn't start with '.'")
+    objectives = objectives_from(arguments.objectives)
+    if "flops" in objectives:
+        # A front of accuracy against FLOPs is one of the path whose FLOPs are counted.
+        fixed.setdefault("inference", "routed")
     plan = Plan(
         name=name,
         dataset=arguments.dataset,
@@ -108,6 +179,8 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         trials=arguments.trials,
         workers_per_trial=arguments.workers_per_trial,
         seed=arguments.seed,
+        protocol=arguments.protocol,
+        reproductions=arguments.reproductions,
         space=read_space(file).fixed(fixed, "the command line"),
     )
     plan.check(conduct_from(arguments).cache_folder())
@@ -119,7 +192,12 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
 def conduct_from(arguments: argparse.Namespace) -> Conduct:
     """How the sweep is to be run."""
     cache_dir = storage.absolute(str(arguments.cache_dir)) if arguments.cache_dir else None
-    return Conduct(cache_dir=cache_dir, checkpoint_steps=arguments.checkpoint_steps)
+    return Conduct(
+        cache_dir=cache_dir,
+        checkpoint_steps=arguments.checkpoint_steps,
+        concurrent_trials=arguments.concurrent_trials,
+        min_workers=arguments.min_workers,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,10 +211,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # These import Ray, which takes seconds: not before the input is known to be good.
         from orchestration.console import Console
         from orchestration.runs import Interrupted
-        from orchestration.sweep import run_sweep
+        from orchestration.sweep import dry_run, run_sweep
 
+        console = Console(plan.trials, "test" if plan.protocol == "paper" else "validation")
+        if arguments.dry_run:
+            dry_run(plan, sweep, console, conduct, arguments.extend)
+            return None
         try:
-            run_sweep(plan, sweep, Console(plan.trials), conduct)
+            run_sweep(plan, sweep, console, conduct, arguments.extend)
         except (Interrupted, KeyboardInterrupt):
             print("Interrupted; the same command goes on from here.", file=sys.stderr)
             return INTERRUPTED

@@ -16,10 +16,11 @@ from orchestration.records import TrialRecord, describe
 class Console:
     """Progress and results, one line an event, so that it reads the same on a terminal, in a pipe and in a CI log."""
 
-    def __init__(self, trials: int) -> None:
+    def __init__(self, trials: int, scored_on: str = "validation") -> None:
         # No markup: a failure's reason or a folder's name may hold brackets.
         self._out = RichConsole(highlight=False, markup=False, soft_wrap=True)
         self._trials = trials
+        self._scored_on = scored_on  # images: "validation", or "test" where the protocol is the paper's
         self._started = time.monotonic()
         self._ended_here = 0
         self._ended_before = 0
@@ -45,20 +46,29 @@ class Console:
             f"loss {figures['loss']:.2f}",
         ]
         if SCORE in figures:
-            parts.append(f"validation {record.heading} {figures[SCORE]:.3f} (best {record.best:.3f})")
+            parts.append(f"{self._scored_on} {record.heading} {figures[SCORE]:.3f} (best {record.best:.3f})")
         parts.append(f"{figures['train_seconds']:.0f} s")
         if collapsed := int(figures.get("routers_collapsed", 0)):
             parts.append(f"{collapsed} router(s) collapsed")
         self.say("  ".join(parts))
 
+    def lost(self, record: TrialRecord, why: str) -> None:
+        self.say(f"{_title(record)}  goes on from its last checkpoint: {why}", style="yellow")
+
+    def fewer_workers(self, record: TrialRecord, now: int, wanted: int) -> None:
+        self.say(f"{_title(record)}  runs with {now} of {wanted} workers until there is room for more", style="yellow")
+
+    def waits(self, number: int, why: str) -> None:
+        self.say(f"{f'trial {number}' if number >= 0 else 'winner'}  waits for its workers: {why}", style="yellow")
+
     def ended(self, record: TrialRecord) -> None:
         self._ended_here += 1
         how = {
             "finished": "finished",
-            "stopped": "stopped early by ASHA",
+            "stopped": "stopped early by ASHA" if record.reason is None else f"stopped early: {record.reason}",
             "failed": f"failed: {record.reason}",
         }
-        best = f", best validation {record.heading} {record.best:.3f}" if record.best is not None else ""
+        best = f", best {self._scored_on} {record.heading} {record.best:.3f}" if record.best is not None else ""
         left = self._trials - self._ended_before - self._ended_here
         seconds = (time.monotonic() - self._started) / self._ended_here * left
         more = f"; {left} more to run, about {_duration(seconds)}" if record.number >= 0 and left > 0 else ""
@@ -76,7 +86,9 @@ class Console:
 
 
 def _title(record: TrialRecord) -> str:
-    return f"trial {record.number}" if record.number >= 0 else "winner"
+    if record.number >= 0:
+        return f"trial {record.number}"
+    return f"winner, seed {record.recipe['seed']}" if record.number < -1 else "winner"
 
 
 def _is_number(cell: Any) -> bool:

@@ -7,6 +7,8 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # Ctrl-C is ours to handle (`interruption`): Tune's own handler doesn't know of the winner's run or of the clean-up.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A trial's reports aren't all of a score: workers that have started, a reason for its end.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     # Ray's progress tables off: the console is ours.
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -16,10 +18,6 @@ SETTINGS = {
     # Nothing is sent to anyone without the user's wish.
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-
-if "RAY_ADDRESS" not in os.environ:
-    # On one machine nothing is preempted; the watcher would be one more process for each trial to start.
-    SETTINGS["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 
 for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)

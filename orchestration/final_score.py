@@ -1,8 +1,7 @@
-"""The one look at the test classes: winner and baselines, and the retrievals to show. Runs in the winner's workers."""
+"""The score on the test classes: of a run of the winner, of the baselines, and the retrievals to show. Runs in the run's workers."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,16 @@ from dfml.baselines import baselines
 from dfml.checkpoint import save_model
 from dfml.data.datasets import recall_at
 from dfml.distributed import rank
-from dfml.evaluate import embed, full_score, score
+from dfml.evaluate import Embedded, Embedder, embed, embed_set
 from dfml.evaluate.accuracy import accuracy
 from dfml.metrics import nearest
 from orchestration import layout
-from orchestration.model_card import write_model_card
+from orchestration.evaluations import count_evaluation
+from orchestration.outcome import Outcome
 
 if TYPE_CHECKING:
+    from dfml.data.evaluation_set import EvaluationSet
     from dfml.data.split import ClassSubset
-    from dfml.embedding_model import EmbeddingModel
     from dfml.train import Training
 
 NEIGHBOURS = 5
@@ -31,56 +31,61 @@ RANDOM_QUERIES = 8
 FAILED_QUERIES = 4
 
 
-def score_on_test(training: Training, test: ClassSubset, sweep: str) -> dict[str, Any]:
-    """Score the trained model and the baselines on the test classes. All ranks must call it.
+def score_on_test(training: Training, test: EvaluationSet, config: dict[str, Any]) -> Outcome:
+    """Score the trained model in full, and in the first seed's run the baselines beside it. All ranks must call it.
 
-    Returns:
-        `test`: metrics by name of what was scored; `test_evaluations`: how often this sweep has now looked at the test
-        classes; `retrievals`: for some queries their rows and those of their nearest.
+    Args:
+        training: holds the model.
+        test: the images kept for the test.
+        config: the train loop's, of `train_winner`.
     """
-    evaluations = _count_evaluation(sweep) if rank() == 0 else 0
-    if training.recipe.task == "classification":
-        scores = {"winner": accuracy(training.model, test, training.device, training.loader_workers)}
-        return {"test": scores, "test_evaluations": evaluations, "retrievals": []}
-    embeddings = training.embed(test)
-    at = recall_at(test.images.dataset)
-    scores = {"winner": full_score(embeddings, test, at, training.recipe.seed)}
-    for name, embedder in baselines(training.recipe).items():
-        embedder = embedder.to(training.device) if isinstance(embedder, torch.nn.Module) else embedder
-        found = embed(
-            embedder, test, training.recipe, training.model.normalisation, training.device, training.loader_workers
-        )
-        scores[name] = score(found, test, at)
-    return {
-        "test": scores,
-        "test_evaluations": evaluations,
-        "retrievals": _retrievals(embeddings, test, training.recipe.seed),
-    }
+    if rank() == 0:
+        count_evaluation(config["trial"])
+    recipe = training.recipe
+    outcome = Outcome(trial=config["winner"], seed=recipe.seed, epochs=training.epoch, test={})
+    if recipe.task == "classification":
+        outcome.test = accuracy(training.model, test.queries, training.device, training.loader_workers)
+        return outcome
+    embedded = embed_set(test, training.embed)
+    at = recall_at(test.queries.images.dataset)
+    outcome.test = embedded.full_score(at, recipe.seed)
+    if config["first"]:
+        outcome.baselines = _baselines(training, test, at)
+        outcome.retrievals = _retrievals(embedded, recipe.seed)
+    return outcome
 
 
-def _count_evaluation(sweep: str) -> int:
-    """Count a look at the test classes *before* it happens, so that one that is interrupted counts as well."""
-    counter = storage.join(sweep, layout.TEST_EVALUATIONS)
-    count = 1 + (json.loads(storage.read(counter)) if storage.exists(counter) else 0)
-    storage.write(counter, json.dumps(count).encode())
-    return count
+def _baselines(training: Training, test: EvaluationSet, at: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    scores = {}
+    # The path that routers choose which learnt nothing is no baseline.
+    whole = training.recipe.model_copy(update={"inference": "full"})
+    for name, embedder in baselines(whole).items():
+        placed = embedder.to(training.device) if isinstance(embedder, torch.nn.Module) else embedder
+
+        def embedded(subset: ClassSubset, by: Embedder = placed) -> torch.Tensor:
+            normalisation = training.model.normalisation
+            return embed(by, subset, training.recipe, normalisation, training.device, training.loader_workers)
+
+        scores[name] = embed_set(test, embedded).score(at)
+    return scores
 
 
-def _retrievals(embeddings: torch.Tensor, test: ClassSubset, seed: int) -> list[dict[str, Any]]:
+def _retrievals(embedded: Embedded, seed: int) -> list[dict[str, Any]]:
     """Queries drawn at random from all, then from those whose nearest image is of another class."""
-    targets = torch.from_numpy(test.targets)
-    indices, cosines = nearest(embeddings, min(NEIGHBOURS, len(targets) - 1))
-    indices, cosines = indices.cpu(), cosines.cpu()
-    right = targets[indices] == targets[:, None]  # (n, NEIGHBOURS)
+    queries = embedded.images.queries
+    gallery = embedded.images.gallery or queries
+    most = len(gallery) - (embedded.gallery is None)
+    found, cosines = nearest(embedded.queries, min(NEIGHBOURS, most), gallery=embedded.gallery)
+    indices, cosines = found.cpu().numpy(), cosines.cpu()
+    right = gallery.labels[indices] == queries.labels[:, None]  # (q, NEIGHBOURS)
     rng = np.random.default_rng(seed)
-    failed = torch.nonzero(~right[:, 0]).flatten().numpy()
-    drawn = [(int(i), "random") for i in rng.permutation(len(targets))[:RANDOM_QUERIES]]
-    drawn += [(int(i), "nearest is wrong") for i in rng.permutation(failed)[:FAILED_QUERIES]]
+    drawn = [(int(i), "random") for i in rng.permutation(len(queries))[:RANDOM_QUERIES]]
+    drawn += [(int(i), "nearest is wrong") for i in rng.permutation(np.flatnonzero(~right[:, 0]))[:FAILED_QUERIES]]
     return [
         {
-            "query": int(test.rows[i]),
+            "query": int(queries.rows[i]),
             "drawn": how,
-            "nearest": test.rows[indices[i].numpy()].tolist(),
+            "nearest": gallery.rows[indices[i]].tolist(),
             "right": right[i].tolist(),
             "cosine": [round(c, 4) for c in cosines[i].tolist()],
         }
@@ -88,16 +93,18 @@ def _retrievals(embeddings: torch.Tensor, test: ClassSubset, seed: int) -> list[
     ]
 
 
-def store(model: EmbeddingModel, outcome: dict[str, Any], config: dict[str, Any]) -> None:
-    """Write the model to the sweep's `best/`, and last of all the outcome, which says that the rest is there."""
-    facts = {
-        **config["facts"],
-        "test": outcome["test"]["winner"],
-        "baselines": {name: metrics for name, metrics in outcome["test"].items() if name != "winner"},
-        "test_evaluations": outcome["test_evaluations"],
-    }
-    with tempfile.TemporaryDirectory() as directory:
-        save_model(Path(directory), model, facts)
-        write_model_card(Path(directory))
-        storage.upload(Path(directory), storage.join(config["sweep"], layout.BEST))
-    storage.write(storage.join(config["sweep"], layout.OUTCOME), json.dumps(outcome).encode())
+def store(training: Training, outcome: Outcome, config: dict[str, Any]) -> None:
+    """Write the first seed's model to the sweep's `best/`, and last of all the outcome, which says that the rest is there."""
+    if config["first"]:
+        facts = {
+            **config["facts"],
+            "trial": outcome.trial,
+            "seed": outcome.seed,
+            "epochs": outcome.epochs,
+            "test": outcome.test,
+            "baselines": outcome.baselines,
+        }
+        with tempfile.TemporaryDirectory() as directory:
+            save_model(Path(directory), training.model, facts)
+            storage.upload(Path(directory), storage.join(config["sweep"], layout.BEST))
+    outcome.save(config["trial"])

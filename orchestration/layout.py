@@ -1,26 +1,33 @@
 """The names of what lies in a sweep's folder, `<storage>/<name>/`.
 
 sweep.json              arguments, search space, versions: what the sweep is
+elapsed.json            how long the search has run
+study.log               all trials as optuna-dashboard opens them
 tune/                   Ray Tune's own files: results as TensorBoard and JSON, errors
 trials/000/ …           one folder a trial: its record, from which an interrupted sweep goes on, its best and last checkpoint, and
                         in unfinished/ how far a long epoch is
-trials/winner/          the retraining of the winner
-outcome.json            the winner's score on the test classes
-test_evaluations.json   how often the test classes were looked at
+trials/winner/, winner-1/ …   the winner's runs on all training classes, one for each seed, and in outcome.json what came of each
+trials/*/test_evaluations.json   how often the run looked at the test classes
 best/                   the model: model.safetensors, config.json, README.md
 report/                 results.json, trials.csv, retrievals.png, index.html
 """
 
 SWEEP = "sweep.json"
+ELAPSED = "elapsed.json"
+STUDY = "study.log"
 TUNE = "tune"
 TRIALS = "trials"
 WINNER = "winner"
 OUTCOME = "outcome.json"
 TEST_EVALUATIONS = "test_evaluations.json"
+UNFINISHED = "unfinished"
 BEST = "best"
 REPORT = "report"
 RESULTS = "results.json"
 
 
 def trial_folder(number: int) -> str:
-    return f"{number:03d}"
+    """Of a trial, which count from 0, or of a run of the winner, which count -1, -2, …: winner, winner-1, …"""
+    if number >= 0:
+        return f"{number:03d}"
+    return WINNER if number == -1 else f"{WINNER}-{-1 - number}"

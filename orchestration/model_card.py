@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from dfml.checkpoint import CONFIG
 from dfml.recipe import recipe_from
-from orchestration.results import shown_metrics
+from dfml.task import TASKS
+from orchestration.interval import Interval
+from orchestration.protocols import PROTOCOLS
+from orchestration.reproductions import Reproduction, in_words, reproduction_table
+from orchestration.tables import score_table
 
 CARD = """\
 # {backbone}, factorized into {routers} sub-blocks, for {dataset}
@@ -28,13 +30,13 @@ model = dfml.load("<this folder>")
 {tested}
 
 {table}
-
+{reproductions}
 Protocol `{protocol}`: {protocol_in_words}
 The test images were looked at {evaluations} time(s) in this sweep.
 
 ## How it was made
 
-Trial {trial} of {trials}, trained again on all {train_rows} training images, of {train_classes} classes, for {epochs} epochs, seed {seed}.
+Trial {trial} of {trials}, {winner}: {train_rows} images of {train_classes} classes, {epochs} epochs, seed {seed}.
 Data set `{dataset}`, manifest SHA-256 `{manifest}`. Code at {revision}.
 Versions: {versions}.
 
@@ -51,42 +53,32 @@ IN_WORDS = {
         "An image-retrieval model trained with Deep Factorized Metric Learning. It turns an image into a vector of length\n"
         "{width}; the more alike two images are in the sense of its training classes, the larger the cosine of their vectors.",
         'embedding = model.embed([Image.open("image.png")])  # (1, {width}), L2-normalised',
-        "On the {test_rows} images of the data set's {test_classes} test classes, none of which it was trained or selected on:",
+        "On the {test_images} of the data set's {test_classes} test classes, {relation}:",
     ),
     "classification": (
         "An image classifier trained with Deep Factorized Metric Learning's routed paths and cross-entropy. `model.class_names` are\n"
         "its {train_classes} classes.",
         'probabilities = model.classify([Image.open("image.png")])  # (1, {train_classes})',
-        "On the {test_rows} test images of the same classes, none of which it was trained or selected on:",
+        "On the {test_images} of the same classes, {relation}:",
     ),
 }
-PROTOCOL_IN_WORDS = {
-    "holdout": "trials were scored on a part of the training split that was held out (for retrieval a class-disjoint fifth of its "
-    "classes, for classification a tenth of each class's images); only the winner was retrained on all of it and scored on the test images."
-}
-
-
-def write_model_card(best: Path) -> None:
-    """Write README.md beside the `config.json` in `best`."""
-    config = json.loads((best / CONFIG).read_text(encoding="utf-8"))
-    (best / "README.md").write_text(model_card(config), encoding="utf-8")
 
 
 def model_card(config: dict[str, Any]) -> str:
+    """The card of the model that `config.json` describes."""
     recipe = config["recipe"]
-    scores = {"**this model**": config["test"], **config["baselines"]}
-    names = shown_metrics(config["test"])
-    head = [f"| | {' | '.join(names.values())} |", "|" + " --- |" * (len(names) + 1)]
-    cells = {who: [f"{m[name]:.3f}" if name in m else "" for name in names] for who, m in scores.items()}
-    table = [*head, *(f"| {who} | {' | '.join(row)} |" for who, row in cells.items())]
+    task = recipe_from(recipe).task
+    protocol = PROTOCOLS[config["protocol"]].of(TASKS[task])
     facts = {
         "width": config["embedding_size"],
-        "test_rows": config["splits"]["test"]["rows"],
-        "test_classes": config["splits"]["test"]["classes"],
         "train_rows": config["splits"]["train"]["rows"],
         "train_classes": config["splits"]["train"]["classes"],
+        "relation": protocol.tested,
+        **_tested_on(config["splits"]),
     }
-    what, call, tested = (text.format(**facts) for text in IN_WORDS[recipe_from(recipe).task])
+    what, call, tested = (text.format(**facts) for text in IN_WORDS[task])
+    head, rows = score_table({"winner": config["test"], **config["baselines"]})
+    rows[0][0] = "**this model**"
     return CARD.format(
         **facts,
         what=what,
@@ -95,9 +87,11 @@ def model_card(config: dict[str, Any]) -> str:
         backbone=recipe["backbone"],
         routers=recipe["routers"],
         dataset=config["dataset"],
-        table="\n".join(table),
+        table=_table(head, rows),
+        reproductions=_reproductions(config),
         protocol=config["protocol"],
-        protocol_in_words=PROTOCOL_IN_WORDS[config["protocol"]],
+        protocol_in_words=protocol.rule,
+        winner=protocol.winner,
         evaluations=config["test_evaluations"],
         trial=config["trial"],
         trials=config["trials"],
@@ -108,3 +102,26 @@ def model_card(config: dict[str, Any]) -> str:
         versions=", ".join(f"{name} {version}" for name, version in config["versions"].items()),
         recipe=json.dumps(recipe, indent=1),
     )
+
+
+def _tested_on(splits: dict[str, Any]) -> dict[str, Any]:
+    if "test" in splits:
+        return {"test_images": f"{splits['test']['rows']} test images", "test_classes": splits["test"]["classes"]}
+    queries, gallery = splits["query"], splits["gallery"]
+    images = f"{queries['rows']} queries, looked for in a gallery of {gallery['rows']} images,"
+    return {"test_images": images, "test_classes": queries["classes"]}
+
+
+def _reproductions(config: dict[str, Any]) -> str:
+    """The section on several seeds; nothing for one."""
+    reproductions = [Reproduction(**each) for each in config["reproductions"]]
+    if len(reproductions) < 2:
+        return ""
+    interval = {name: Interval(**each) for name, each in config["interval"].items()}
+    return f"\n{in_words(reproductions)}\n\n{_table(*reproduction_table(reproductions, interval))}\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

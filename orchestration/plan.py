@@ -1,27 +1,26 @@
-"""What a sweep is: the arguments that decide its results, stored in `sweep.json` before anything runs."""
+"""What a sweep is: the arguments that decide its results."""
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from dfml import storage
 from dfml.data.cache import Cache, default_folder
 from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY
+from dfml.data.evaluation_set import splits_for_test
 from dfml.data.manifest import read_manifest
 from dfml.data.order import epoch_batches
 from dfml.data.split import holdout_rows
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
-from orchestration import layout
+from orchestration.budget import Budget
 from orchestration.search_space import SearchSpace
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pyarrow")
@@ -39,12 +38,19 @@ class Plan(BaseModel):
     trials: int
     workers_per_trial: int
     seed: int
-    protocol: Literal["holdout"] = "holdout"
+    protocol: Literal["holdout", "paper"] = "holdout"
+    reproductions: int = 1  # seeds with which the winner is trained on all training classes
+    objectives: tuple[Literal["score", "flops"], ...] = ("score",)  # the task's score, and FLOPs of routed inference
+    budget: Budget | None = None
     space: SearchSpace
 
     def defaults(self) -> Recipe:
         """The recipe of a trial before anything is sampled."""
-        return recipe_from(self.space.recipe)
+        return self.space.defaults()
+
+    def longest_warm_up(self) -> int:
+        """Epochs of warm-up of the trial that has most."""
+        return int(max([self.defaults().warm_epochs, *self.space.values_of("warm_epochs")]))
 
     def check(self, cache_folder: Path) -> None:
         """Everything that can be known to fail before a cluster is started.
@@ -53,25 +59,26 @@ class Plan(BaseModel):
             cache_folder: keeps the index of a data set on S3.
 
         Raises:
-            InvalidInput: the data set has no training or test split or can't fill a batch, or a router count doesn't fit the
-            backbone.
+            InvalidInput: the data set has no training split, or neither a test split nor queries and a gallery, or can't fill a
+            batch, or a router count doesn't fit the backbone.
         """
         manifest = read_manifest(self.data)
-        for split in ("train", "test"):
-            manifest.shards_of(split)
+        manifest.split("train")
+        splits_for_test(manifest, self.defaults().task)
         self._check_batches(ShardedImages(self.data, "train", Cache(cache_folder, self.cache_size)).labels)
         self._check_routers()
 
     def _check_batches(self, labels: np.ndarray) -> None:
         """See that every batch shape can be filled from the classes that trials train on."""
         defaults = self.defaults()
-        training, _ = holdout_rows(labels, self.seed, defaults.task)
-        targets = np.unique(labels[training], return_inverse=True)[1]
+        if self.protocol == "holdout":
+            training, _ = holdout_rows(labels, self.seed, defaults.task)
+            labels = labels[training]
+        targets = np.unique(labels, return_inverse=True)[1]
         for batch_size in self.space.values_of("batch_size") or [defaults.batch_size]:
             for images_per_class in self.space.values_of("images_per_class") or [defaults.images_per_class]:
-                recipe = recipe_from(
-                    {**self.space.recipe, "batch_size": batch_size, "images_per_class": images_per_class}
-                )
+                shape = {"batch_size": batch_size, "images_per_class": images_per_class}
+                recipe = recipe_from({**defaults.model_dump(), **shape})
                 if recipe.batch_size < self.workers_per_trial:
                     raise InvalidInput(
                         f"batch_size {recipe.batch_size} is smaller than --workers-per-trial {self.workers_per_trial}, which would leave a "
@@ -99,29 +106,6 @@ class Plan(BaseModel):
                     f"{', '.join(map(str, allowed))}: change `routers` in the search space or on the command line"
                 )
 
-    def is_stored(self, sweep: str) -> bool:
-        """Whether this very sweep was begun in the folder, so that it is to be resumed.
-
-        Raises:
-            InvalidInput: the folder holds a sweep of another plan; the first difference is named.
-        """
-        place = storage.join(sweep, layout.SWEEP)
-        if not storage.exists(place):
-            return False
-        stored = json.loads(storage.read(place))["plan"]
-        if differences := _differences(stored, json.loads(self.model_dump_json())):
-            name, (before, now) = next(iter(differences.items()))
-            raise InvalidInput(
-                f"the sweep {sweep} was begun with {name} = {before!r}, now it is {now!r}: give it again as it was to resume, "
-                "or choose another --name"
-            )
-        return True
-
-    def store(self, sweep: str) -> None:
-        """Write `sweep.json`, with which a sweep begins."""
-        content = {"plan": json.loads(self.model_dump_json()), "versions": versions(), "git_revision": git_revision()}
-        storage.write(storage.join(sweep, layout.SWEEP), (json.dumps(content, indent=1) + "\n").encode())
-
 
 class Conduct(BaseModel):
     """How a sweep is run where that doesn't change what it computes; a resumed sweep may be run otherwise.
@@ -129,26 +113,20 @@ class Conduct(BaseModel):
     Attributes:
         cache_dir: on each node, for a data set on S3; None for that node's default.
         checkpoint_steps: between two checkpoints within an epoch.
+        concurrent_trials: that run at once; None for what the cluster has room for.
+        min_workers: with how few a trial goes on when a node is lost; None for all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cache_dir: str | None = None
     checkpoint_steps: int = 1000
+    concurrent_trials: int | None = None
+    min_workers: int | None = None
 
     def cache_folder(self) -> Path:
         """The cache's folder on this node."""
         return Path(self.cache_dir) if self.cache_dir else default_folder()
-
-
-def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
-    """The leaves in which two JSON values differ, by their dotted names."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in sorted({*before, *now}):
-            found |= _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-        return found
-    return {} if before == now else {name: (before, now)}
 
 
 def versions() -> dict[str, str]:

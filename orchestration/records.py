@@ -22,12 +22,21 @@ class TrialRecord(BaseModel):
     """What is known of a trial.
 
     Attributes:
-        number: counts from 0; the winner's retraining is -1.
-        parameters: what was sampled, by Optuna's names.
+        number: counts from 0; the winner's runs on all training classes count -1, -2, …
+        parameters: what was sampled, by Optuna's names; of a winner's run the trial and the epochs that it is of.
         recipe: the whole recipe.
         state: "stopped" means early, by ASHA.
-        reason: why it failed.
+        reason: why it failed, or was stopped where not by ASHA.
         epochs: each epoch's figures, ascending.
+        flops: of an image's inference through the routed path; None where they aren't an objective.
+        cpu_hours: hours of CPU cores that its workers held.
+        gpu_hours: hours of GPUs that its workers held.
+        s3_bytes: bytes that its workers fetched from S3.
+        began: when it was first started, Unix time.
+        placed: when its workers first ran, Unix time.
+        ended: when it finished, failed or was stopped, Unix time.
+        losses: times that it lost workers, or its own process, and went on from its last checkpoint.
+        repeated_epochs: epochs that were computed again after such a loss, those that hadn't ended not counted.
     """
 
     number: int
@@ -36,6 +45,15 @@ class TrialRecord(BaseModel):
     state: State = "running"
     reason: str | None = None
     epochs: list[dict[str, Any]] = []
+    flops: float | None = None
+    cpu_hours: float = 0.0
+    gpu_hours: float = 0.0
+    s3_bytes: int = 0
+    began: float | None = None
+    placed: float | None = None
+    ended: float | None = None
+    losses: int = 0
+    repeated_epochs: int = 0
 
     @property
     def best(self) -> float | None:
@@ -49,7 +67,7 @@ class TrialRecord(BaseModel):
 
     @property
     def folder(self) -> str:
-        return layout.WINNER if self.number < 0 else layout.trial_folder(self.number)
+        return layout.trial_folder(self.number)
 
     def training_recipe(self) -> Recipe:
         return recipe_from(self.recipe)

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from dfml import storage
 from dfml.data.cache import Cache
 from dfml.data.dataset import ShardedImages
-from dfml.task import SCORE, TASKS
+from dfml.data.evaluation_set import splits_for_test
+from dfml.data.manifest import read_manifest
+from dfml.task import SCORE
 from orchestration import layout
-from orchestration.model_card import PROTOCOL_IN_WORDS
 from orchestration.records import describe
-from orchestration.results import Results, shown_metrics, trial_columns, trial_rows
+from orchestration.reproductions import in_words, reproduction_table
+from orchestration.results import Results
+from orchestration.tables import FRONT, front_table, score_table, trial_columns, trial_rows, trial_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,10 +45,11 @@ def write_report(results: Results, cache: Cache) -> None:
 
 
 def retrievals(results: Results, cache: Cache) -> Figure:
-    """Queries from the test classes with their 5 nearest images; green frames: same class, red: another."""
+    """Queries from the test classes with their 5 nearest images, of the gallery where there is one; green frames: same class, red: another."""
     from matplotlib.figure import Figure
 
-    images = ShardedImages(results.data, "test", cache)
+    splits = splits_for_test(read_manifest(results.data), "retrieval")
+    images, gallery = (ShardedImages(results.data, split, cache) for split in (splits[0], splits[-1]))
     rows = results.retrievals
     columns = 1 + max(len(row["nearest"]) for row in rows)
     figure = Figure(figsize=(1.5 * columns, 1.72 * len(rows)), layout="constrained")
@@ -57,9 +61,9 @@ def retrievals(results: Results, cache: Cache) -> Figure:
         _draw(line[0], images.glance(row["query"]), "black", f"query ({row['drawn']})\n{_short(name)}")
         found = zip(line[1:], row["nearest"], row["right"], row["cosine"], strict=False)
         for axis, nearest, right, cosine in found:
-            name = images.class_names[images.labels[nearest]]
+            name = gallery.class_names[gallery.labels[nearest]]
             mark = "✓" if right else "✗"
-            _draw(axis, images.glance(nearest), RIGHT if right else WRONG, f"{mark} {cosine:.2f}\n{_short(name)}")
+            _draw(axis, gallery.glance(nearest), RIGHT if right else WRONG, f"{mark} {cosine:.2f}\n{_short(name)}")
     return figure
 
 
@@ -79,7 +83,7 @@ def _short(name: str) -> str:
 
 
 def learning_curves(results: Results) -> Figure:
-    """Each trial's validation score by epoch."""
+    """Each trial's score by epoch."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -92,8 +96,7 @@ def learning_curves(results: Results) -> Figure:
         label = f"{record.number}: {describe(record.training_recipe())}{' (winner)' if won else ''}"
         axis.plot(epochs, recalls, marker="o", linewidth=3 if won else 1.5, label=label)
     axis.set_xlabel("epoch")
-    task = TASKS[results.trials[0].training_recipe().task]
-    axis.set_ylabel(f"{task.heading} on {task.held_out}")
+    axis.set_ylabel(f"{results.task.heading} on {results.scored_on} {results.task.unit}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3)
@@ -105,10 +108,13 @@ def trials_csv(results: Results) -> str:
     names = sorted({name for record in results.trials for name in record.parameters})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *names, "epochs", "best_validation_score", "ended", "reason"])
+    costs = ["flops", "cpu_hours", "gpu_hours", "s3_bytes", "losses"]
+    writer.writerow(["trial", *names, "epochs", f"best_{results.scored_on}_score", "ended", "reason", *costs])
     for record in results.trials:
         sampled = [record.parameters.get(name, "") for name in names]
-        writer.writerow([record.number, *sampled, len(record.epochs), record.best, record.state, record.reason or ""])
+        ended = [len(record.epochs), record.best, record.state, record.reason or ""]
+        spent = [record.flops, record.cpu_hours, record.gpu_hours, record.s3_bytes, record.losses]
+        writer.writerow([record.number, *sampled, *ended, *spent])
     return text.getvalue()
 
 
@@ -121,10 +127,12 @@ tr.best {{ font-weight: 600; background: #eef8f0 }} img {{ max-width: 100% }}
 </style>
 <h1>{title}</h1>
 <p>{summary}</p>
-<p>Protocol <b>{protocol}</b>: {protocol_in_words} The test images were looked at {evaluations} time(s). Seed {seed}.</p>
+<p>Protocol <b>{protocol}</b>: {protocol_in_words} The test images were looked at {evaluations} time(s). Seed {seed}. {cost}</p>
 <h2>Test</h2>{test}
-<h2>Trials</h2>{trials}
-<img alt="validation score by epoch" src="{curves}">
+{reproductions}
+<h2>{trial_title}</h2>{trials}
+{front}
+<img alt="score by epoch" src="{curves}">
 {retrievals}
 </html>
 """
@@ -136,27 +144,39 @@ drawn at random, the last from those whose nearest image is of another class.</p
 
 def page(results: Results, files: dict[str, bytes]) -> str:
     """One HTML file with its pictures inside, so that it can be sent and opened anywhere."""
-    names = shown_metrics(results.test["winner"])
-    test = [[who, *(f"{m[name]:.3f}" if name in m else "" for name in names)] for who, m in results.test.items()]
-    numbers = [record.number for record in results.trials]
-    metric = TASKS[results.trials[0].training_recipe().task].metric
+    metric = results.task.metric
     others = "; ".join(f"{who} {m[metric]:.3f}" for who, m in results.test.items() if who != "winner")
+    words = results.protocol_in_words()
+    several = len(results.reproductions) > 1
     return PAGE.format(
         title=html.escape(results.sweep.rstrip("/").rsplit("/", 1)[-1]),
-        summary=f"Trial {results.winner} won. Retrained on all of the training split, it finds the right class first for "
+        summary=f"Trial {results.winner} won. {words.winner[0].upper()}{words.winner[1:]}, it finds the right class first for "
         f"{results.test['winner'][metric]:.1%} of the test images{f' ({html.escape(others)})' if others else ''}.",
         protocol=results.protocol,
-        protocol_in_words=PROTOCOL_IN_WORDS[results.protocol],
+        protocol_in_words=words.rule[0].upper() + words.rule[1:],
         evaluations=results.test_evaluations,
         seed=results.seed,
-        test=_table(["", *names.values()], test, 0),
-        trials=_table(trial_columns(results.trials), trial_rows(results.trials), numbers.index(results.winner)),
+        cost=f"{cost[0].upper()}{cost[1:]}." if (cost := results.cost_in_words()) else "",
+        test=_table(*score_table(results.test), 0),
+        reproductions=_reproductions(results) if several else "",
+        trial_title=trial_title(results.trials, results.scored_on),
+        trials=_table(trial_columns(results.trials), trial_rows(results.trials), results.marked),
+        front=_front(results) if results.front else "",
         curves=_inline(files["learning_curves.png"]),
         retrievals=RETRIEVALS.format(picture=_inline(files["retrievals.png"])) if results.retrievals else "",
     )
 
 
-def _table(head: list[str], rows: list[list[str]], marked: int) -> str:
+def _front(results: Results) -> str:
+    return f"<h2>Pareto front</h2><p>{FRONT}.</p>{_table(*front_table(results.front_trials(), results.scored_on))}"
+
+
+def _reproductions(results: Results) -> str:
+    table = _table(*reproduction_table(results.reproductions, results.interval))
+    return f"<h2>Reproductions</h2><p>{html.escape(in_words(results.reproductions))}</p>{table}"
+
+
+def _table(head: list[str], rows: list[list[str]], marked: int | None = None) -> str:
     lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>"]
     for i, row in enumerate(rows):
         cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)

@@ -6,11 +6,11 @@ In the trial's folder: `unfinished/<epoch>_<step>/`, and `unfinished/latest.json
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfml import storage
+from orchestration import layout
+from orchestration.scratch import scratch
 
 if TYPE_CHECKING:
     from dfml.train import Training
@@ -26,17 +26,17 @@ class UnfinishedEpoch:
     """
 
     def __init__(self, trial: str) -> None:
-        self._place = storage.join(trial, "unfinished")
+        self._place = storage.join(trial, layout.UNFINISHED)
 
     def keep(self, training: Training) -> None:
         """Store how far the epoch is; then drop what was stored before. For one rank to call."""
         assert training.unfinished is not None
         older = self._latest()
         folder = f"{training.epoch + 1:04d}_{training.unfinished.step:08d}"
-        with tempfile.TemporaryDirectory() as directory:
-            training.save(Path(directory))
-            storage.upload(Path(directory), storage.join(self._place, folder))
-            files = sorted(path.name for path in Path(directory).iterdir())
+        with scratch() as directory:
+            training.save(directory)
+            storage.upload(directory, storage.join(self._place, folder))
+            files = sorted(path.name for path in directory.iterdir())
         latest = {"after_epoch": training.epoch, "folder": folder, "files": files}
         storage.write(storage.join(self._place, LATEST), json.dumps(latest).encode())
         if older and older["folder"] != folder:
@@ -47,11 +47,11 @@ class UnfinishedEpoch:
         latest = self._latest()
         if latest is None or latest["after_epoch"] != training.epoch:
             return
-        with tempfile.TemporaryDirectory() as directory:
+        with scratch() as directory:
             for file in latest["files"]:
                 content = storage.read(storage.join(self._place, latest["folder"], file))
-                (Path(directory) / file).write_bytes(content)
-            training.load(Path(directory))
+                (directory / file).write_bytes(content)
+            training.load(directory)
 
     def forget(self) -> None:
         """The epoch has ended. For one rank to call."""

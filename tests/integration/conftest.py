@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
 
 from dfml.data.packing import pack
+
+# A sweep finds a cluster that runs on this machine; these are to start their own, or to be told of one.
+os.environ.setdefault("RAY_ADDRESS", "local")
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--max-epochs", "1"], ["warm_epochs 1", "1 epochs"]),
         (["--set", "batch_size=4800"], ["2400 classes × 2 images", "batch_size"]),
         (["--set", "images_per_class=7"], ["images_per_class 7", "batch_size 48"]),
+        (["--protocol", "test"], ["--protocol", "'test'", "holdout", "paper"]),
+        (["--reproductions", "0"], ["--reproductions", "0", "1 or more"]),
         (["--max-epochs", "0"], ["--max-epochs", "0", "1 or more"]),
         (["--trials", "many"], ["--trials", "many"]),
         (["--trails", "3"], ["--trails", "--help"]),

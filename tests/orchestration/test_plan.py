@@ -1,17 +1,18 @@
-"""A plan is stored with the sweep, and another one under the same name is refused."""
+"""What can be known to fail is found before a sweep starts."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dfml.data.datasets import DATASETS
+from dfml.data.packing import pack
 from dfml.errors import InvalidInput
-from orchestration.plan import Plan, git_revision
+from orchestration.plan import Plan
 from orchestration.search_space import build_space
+from tests.packed import many
 
 
 def plan(**changes: Any) -> Plan:
@@ -25,29 +26,6 @@ def plan(**changes: Any) -> Plan:
         "seed": 0,
     }
     return Plan(**values | {"space": space} | changes)
-
-
-def test_a_stored_plan_is_known_again(tmp_path: Path) -> None:
-    assert not plan().is_stored(str(tmp_path))
-    plan().store(str(tmp_path))
-    assert plan().is_stored(str(tmp_path))
-    stored = json.loads((tmp_path / "sweep.json").read_text())
-    assert stored["git_revision"] == git_revision()
-    assert stored["versions"]["ray"] == "2.60.0"
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"seed": 1}, "seed"),
-        ({"trials": 4}, "trials"),
-        ({"space": build_space({"search": {"routers": {"choice": [2, 4]}}}, "test")}, "space.search.routers.choice"),
-    ],
-)
-def test_another_plan_is_refused_with_the_difference(changes: dict[str, Any], name: str, tmp_path: Path) -> None:
-    plan().store(str(tmp_path))
-    with pytest.raises(InvalidInput, match=f"begun with {name} = "):
-        plan(**changes).is_stored(str(tmp_path))
 
 
 def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
@@ -64,3 +42,30 @@ def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     with pytest.raises(InvalidInput, match="batch_size 120 is smaller than --workers-per-trial 121"):
         plan(workers_per_trial=121).check(Path("unused"))
+
+
+def test_queries_and_a_gallery_are_as_good_as_a_test_split(tmp_path: Path) -> None:
+    pack([*many(10, 3), *many(2, 2, "query"), *many(2, 2, "gallery")], tmp_path, "inshop")
+    recipe = {"backbone": "tf_efficientnet_lite0", "weights": "random", "batch_size": 6, "epochs": 2, "warm_epochs": 1}
+    search = {"routers": {"choice": [2, 3]}}
+    plan(data=str(tmp_path), space=build_space({"recipe": recipe, "search": search}, "test")).check(tmp_path / "cache")
+    classifier = build_space({"recipe": {**recipe, "loss": "cross_entropy"}, "search": search}, "test")
+    with pytest.raises(InvalidInput, match="no split 'test'"):
+        plan(data=str(tmp_path), space=classifier).check(tmp_path / "cache")
+
+
+def test_as_published_a_batch_may_take_all_training_classes(tmp_path: Path) -> None:
+    """10 classes, 8 of which are left to train on where a fifth is held out."""
+    pack([*many(10, 3), *many(2, 2, "test")], tmp_path, "ten")
+    recipe = {
+        "backbone": "tf_efficientnet_lite0",
+        "weights": "random",
+        "batch_size": 20,
+        "images_per_class": 2,
+        "epochs": 2,
+        "warm_epochs": 1,
+    }
+    space = build_space({"recipe": recipe, "search": {"routers": {"choice": [2, 3]}}}, "test")
+    plan(data=str(tmp_path), space=space, protocol="paper").check(tmp_path / "cache")
+    with pytest.raises(InvalidInput, match="batch_size"):
+        plan(data=str(tmp_path), space=space).check(tmp_path / "cache")

@@ -1,0 +1,152 @@
+"""What a sweep costs beside training: the time around each trial, and the driver's own over a thousand trials.
+
+    python benchmarks/sweep_overhead.py            # twelve trials of about a minute each on the emoji: a quarter of an hour on two cores
+    python benchmarks/sweep_overhead.py --trials 3 --simulated 0
+
+Three parts. The floor is what cannot be saved as long as each trial has processes of its own: to start as many as it has workers,
+at the same time, and import what they train with. The sweep is `run_sweep.py` itself; all times come from its records. The
+simulated sweep runs the same driver (Tune, searcher, ASHA, records, study) over trials that replay recorded curves instead of training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import orchestration.environment  # noqa: F401  (before anything imports ray)
+from benchmarks.simulated_sweep import simulate
+from orchestration.records import TrialRecord, load_record, load_records
+
+FLOOR = "import ray.train, dfml.train"
+REPOSITORY = Path(__file__).parents[1]
+
+
+def floor(workers: int) -> float:
+    """Seconds to start as many bare processes as a trial has workers, and import what they need; the best of three."""
+
+    def once() -> float:
+        began = time.monotonic()
+        started = [subprocess.Popen([sys.executable, "-c", FLOOR], cwd=REPOSITORY) for _ in range(workers)]
+        for process in started:
+            process.wait()
+        return time.monotonic() - began
+
+    return min(once() for _ in range(3))
+
+
+def sweep(trials: int, workers: int, epochs: int, storage: str) -> tuple[list[TrialRecord], TrialRecord, float]:
+    """Run a sweep; returns its trials' records, the winner's, and the seconds of the whole command."""
+    command = [
+        sys.executable,
+        "run_sweep.py",
+        "--trials",
+        trials,
+        "--workers-per-trial",
+        workers,
+        "--max-epochs",
+        epochs,
+    ]
+    command += ["--storage", storage, "--name", "overhead"]
+    began = time.monotonic()
+    subprocess.run(
+        [str(word) for word in command], cwd=REPOSITORY, check=True, env={**os.environ, "RAY_ADDRESS": "local"}
+    )
+    seconds = time.monotonic() - began
+    winner = load_record(f"{storage}/overhead", "winner")
+    assert winner is not None
+    return load_records(f"{storage}/overhead"), winner, seconds
+
+
+def phases(records: list[TrialRecord]) -> dict[str, list[float]]:
+    """Seconds of each trial by what they went to."""
+    found: dict[str, list[float]] = {
+        "its process, placement, workers' processes": [],
+        "imports, model, data": [],
+        "training steps": [],
+        "validation": [],
+        "checkpoints and reports between epochs": [],
+        "last step to the end of the trial": [],
+        "last step to the next trial's start": [],
+    }
+    names = list(found)
+    for record, following in zip(records, [*records[1:], None], strict=True):
+        assert record.began is not None
+        assert record.placed is not None
+        assert record.ended is not None
+        epochs = record.epochs
+        trained = sum(figures["train_seconds"] for figures in epochs)
+        validated = sum(figures["validation_seconds"] for figures in epochs)
+        last = epochs[-1]["began"] + epochs[-1]["train_seconds"]
+        found[names[0]].append(record.placed - record.began)
+        found[names[1]].append(epochs[0]["began"] - record.placed)
+        found[names[2]].append(trained)
+        found[names[3]].append(validated)
+        found[names[4]].append(last - epochs[0]["began"] - trained - (validated - epochs[-1]["validation_seconds"]))
+        found[names[5]].append(record.ended - last)
+        if following is not None and following.began is not None:
+            found[names[6]].append(following.began - last)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=2, help="of a trial, one core each")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--simulated", type=int, default=1000, help="trials of the simulated sweep; 0: none")
+    arguments = parser.parse_args()
+
+    content: dict[str, Any] = {"cores": os.cpu_count(), "workers": arguments.workers}
+    content["floor_seconds"] = round(floor(arguments.workers), 2)
+    if arguments.trials:
+        content |= real(arguments.trials, arguments.workers, arguments.epochs, content["floor_seconds"])
+    if arguments.simulated:
+        content["simulated"] = simulate(arguments.simulated)
+    (Path(__file__).parent / "sweep_overhead.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def real(trials: int, workers: int, epochs: int, floor_seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as storage:
+        records, winner, seconds = sweep(trials, workers, epochs, storage)
+    of = phases(records)
+    medians = {name: round(statistics.median(values), 2) for name, values in of.items() if values}
+    assert records[0].began is not None
+    assert records[-1].ended is not None
+    search = records[-1].ended - records[0].began
+    trained = sum(of["training steps"])
+    first_step = statistics.median(a + b for a, b in zip(*list(of.values())[:2], strict=True))
+    print(f"\n{trials} trials, {workers} workers of one core each; medians in seconds\n")
+    for name, value in medians.items():
+        print(f"  {value:7.2f}  {name}")
+    print(
+        f"\n  {first_step:7.2f}  a trial's start to its first step; the floor, bare processes with their imports: {floor_seconds:.2f}"
+    )
+    print(
+        f"  {trained / search:7.1%}  of the search's core-seconds inside training steps ({trained:.0f} of {search:.0f} s)"
+    )
+    whole = trained + sum(figures["train_seconds"] for figures in winner.epochs)
+    print(
+        f"  {whole / seconds:7.1%}  of the whole command's, Ray's start, the winner's retraining and the report included"
+    )
+    return {
+        "trials": trials,
+        "median_seconds": medians,
+        "start_to_first_step_seconds": round(first_step, 2),
+        "share_of_search_in_steps": round(trained / search, 4),
+        "share_of_command_in_steps": round(whole / seconds, 4),
+        "command_seconds": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What a search may cost."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+from dfml.errors import InvalidInput
+
+HOURS = {"h": 1.0, "min": 1 / 60}
+
+
+class Budget(BaseModel):
+    """A limit to the search; the retraining of the winner comes on top. Exactly one of the two is set.
+
+    Attributes:
+        hours: of wall-clock time.
+        epochs: of all trials together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hours: float | None = None
+    epochs: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.epochs} epochs" if self.hours is None else f"{self.hours:g} h"
+
+
+def parse_budget(text: str) -> Budget:
+    """ "12h", "90min" or "300epochs".
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(h|min|epochs?)", text.strip())
+    number = float(found[1]) if found else 0.0
+    if not found or number <= 0 or (found[2].startswith("epoch") and not number.is_integer()):
+        raise InvalidInput(
+            f"--budget {text!r} isn't a budget: give hours, minutes or epochs, such as 12h, 90min or 300epochs"
+        )
+    if found[2].startswith("epoch"):
+        return Budget(epochs=int(number))
+    return Budget(hours=number * HOURS[found[2]])

@@ -1,0 +1,100 @@
+"""`sweep.json`: which plan a sweep's folder belongs to. It is written before anything runs, and compared with on resuming."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dfml import storage
+from dfml.errors import InvalidInput
+from orchestration import layout
+from orchestration.plan import Plan, git_revision, versions
+
+GROWS = ("trials", "reproductions", "budget")  # may be raised by --extend, besides the bounds of the search space
+SHOWN = 5  # differences that a message names
+
+
+def store(plan: Plan, sweep: str) -> None:
+    """Write `sweep.json`, with which a sweep begins."""
+    content = {"plan": json.loads(plan.model_dump_json()), "versions": versions(), "git_revision": git_revision()}
+    storage.write(storage.join(sweep, layout.SWEEP), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def is_stored(plan: Plan, sweep: str) -> bool:
+    """Whether this very sweep was begun in the folder, so that it is to be resumed.
+
+    Raises:
+        InvalidInput: the folder holds a sweep of another plan; says in what they differ.
+    """
+    before = _stored(sweep)
+    if before is None:
+        return False
+    if differences := _differences(before, json.loads(plan.model_dump_json())):
+        raise InvalidInput(
+            f"the sweep {sweep} was begun with {_listed(differences)}: give it again as it was to resume, choose another --name, or "
+            "add --extend where bounds, trials, reproductions or the budget only grow"
+        )
+    return True
+
+
+def is_widened(plan: Plan, sweep: str) -> bool:
+    """Whether the folder holds a sweep that this plan widens: more trials, reproductions or budget, wider bounds of what is searched.
+
+    Raises:
+        InvalidInput: there is none, or it differs in other things too.
+    """
+    from orchestration.search_space import SearchSpace
+    from orchestration.widening import not_widened
+
+    before = _stored(sweep)
+    if before is None:
+        raise InvalidInput(f"--extend: there is no sweep {sweep} yet: leave --extend out to begin it")
+    now = json.loads(plan.model_dump_json())
+    rest = {
+        name: pair for name, pair in _differences(before, now).items() if name.split(".")[0] not in (*GROWS, "space")
+    }
+    for name in GROWS:
+        if not _grows(before[name], now[name]):
+            rest[name] = before[name], now[name]
+    narrower = not_widened(SearchSpace.model_validate(before["space"]), plan.space)
+    if rest or narrower:
+        raise InvalidInput(
+            f"--extend can't make the sweep {sweep} into this one: {'; '.join([*narrower, *([_listed(rest)] if rest else [])])}: it may only "
+            "widen bounds and raise trials, reproductions or budget"
+        )
+    return before != now
+
+
+def _stored(sweep: str) -> dict[str, Any] | None:
+    """The plan in a sweep's folder, with the defaults of values that came later."""
+    place = storage.join(sweep, layout.SWEEP)
+    if not storage.exists(place):
+        return None
+    plan = json.loads(storage.read(place))["plan"]
+    defaults = {name: field.default for name, field in Plan.model_fields.items() if not field.is_required()}
+    return {**json.loads(json.dumps(defaults)), **plan}
+
+
+def _grows(before: Any, now: Any) -> bool:
+    """Whether a number or a budget isn't less than it was; no budget is more than any."""
+    if now is None or before is None:
+        return now is None
+    if isinstance(before, dict):
+        return all((now[unit] or 0) >= (amount or 0) for unit, amount in before.items())
+    return bool(now >= before)
+
+
+def _listed(differences: dict[str, tuple[Any, Any]]) -> str:
+    shown = [f"{name} = {before!r}, now it is {now!r}" for name, (before, now) in differences.items()]
+    more = len(shown) - SHOWN
+    return "; ".join(shown[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _differences(before: Any, now: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
+    """The leaves in which two JSON values differ, by their dotted names."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted({*before, *now}):
+            found |= _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        return found
+    return {} if before == now else {name: (before, now)}

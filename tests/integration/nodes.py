@@ -1,0 +1,125 @@
+"""A Ray cluster of several nodes on this machine, each a raylet of its own, and ways to break it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+from small_sweep import Sweep
+
+WORKER_PROCESS = "RayTrainWorker"  # titles of Ray's processes
+TRIAL_PROCESS = "ImplicitFunc"  # that in which Tune calls our function
+STORE = 100 * 2**20  # bytes of each node's object store
+LIST_GROUPS = (
+    "import ray; ray.init(address='auto', log_to_driver=False, logging_level='CRITICAL'); from ray.util import placement_group_table; "
+    "print('left:', [g['name'] for g in placement_group_table().values() if g['state'] != 'REMOVED'])"
+)
+
+
+class Console:
+    """What a sweep prints, read while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.printed = ""
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._grown:
+                self.printed += line
+                self._grown.notify_all()
+        with self._grown:
+            self._grown.notify_all()
+
+    def wait_for(self, text: str, seconds: float = 240) -> None:
+        with self._grown:
+            found = self._grown.wait_for(lambda: text in self.printed or not self._reader.is_alive(), seconds)
+        assert found, f"didn't say {text!r} in {seconds} s:\n{self.printed}"
+        assert text in self.printed, f"ended without saying {text!r}:\n{self.printed}"
+
+    def end(self, seconds: float = 400) -> str:
+        self.process.wait(seconds)
+        self._reader.join(10)
+        return self.printed
+
+
+class Nodes:
+    """A head without cores, and `count` nodes of one core each."""
+
+    def __init__(self, count: int) -> None:
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
+        self.nodes = [self.add() for _ in range(count)]
+
+    def add(self) -> Any:
+        return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "RAY_ADDRESS": self.cluster.address}
+
+    def start(self, sweep: Sweep) -> subprocess.Popen[str]:
+        """Start a sweep on this cluster."""
+        return subprocess.Popen(
+            sweep.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=self.environment,
+        )
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Processes of Ray actors on this cluster whose title holds `name`."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            title = " ".join(process.info["cmdline"] or [])
+            if title.startswith("ray::") and name in title and self._is_ours(process):
+                found.append(process)
+        return found
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        raylets = {node.all_processes["raylet"][0].process.pid for node in self.cluster.list_all_nodes()}
+        try:
+            return any(parent.pid in raylets for parent in process.parents())
+        except psutil.NoSuchProcess:
+            return False
+
+    def node_of(self, process: psutil.Process) -> Any:
+        """The node that a process runs on."""
+        parents = {parent.pid for parent in process.parents()}
+        return next(node for node in self.nodes if node.all_processes["raylet"][0].process.pid in parents)
+
+    def lose(self, node: Any) -> None:
+        """Kill a node as a lost machine: its raylet, and with it all that ran there."""
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def left_placement_groups(self) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", LIST_GROUPS], env=self.environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.split("left:")[1].strip()
+
+    def end(self) -> None:
+        self.cluster.shutdown()
+
+
+@contextmanager
+def cluster_of(count: int) -> Iterator[Nodes]:
+    nodes = Nodes(count)
+    try:
+        yield nodes
+    finally:
+        nodes.end()

@@ -1,0 +1,63 @@
+"""A sweep that is looked at first, ends when its budget is spent, and goes on when it is raised."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_sweep import Sweep, sweep_of
+
+pytestmark = pytest.mark.integration
+
+
+def with_budget(sweep: Sweep, *arguments: str) -> Sweep:
+    return Sweep([*sweep.arguments, *arguments], sweep.storage, sweep.name)
+
+
+@pytest.fixture(scope="module")
+def sessions(
+    few_emoji: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Sweep, list[str], list[dict[str, Any]]]:
+    """A dry run, one with a budget of three epochs, one that is extended by one: what was printed, and the results of the last two."""
+    sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("budget"), "sweep", trials=4)
+    printed = [with_budget(sweep, "--budget", "3epochs", "--dry-run").run()]
+    assert not sweep.folder.exists()
+    results = []
+    for arguments in (["--budget", "3epochs"], ["--budget", "4epochs", "--extend"]):
+        printed.append(with_budget(sweep, *arguments).run())
+        results.append(json.loads((sweep.folder / "report" / "results.json").read_text()))
+    return sweep, printed, results
+
+
+def test_a_dry_run_tells_the_plan(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
+    printed = sessions[1][0]
+    assert "4 trial(s) to run" in printed
+    assert "ASHA may stop a trial after epoch" in printed
+    assert "at most 12" in printed
+    assert "ends after 3 epochs" in printed
+    assert "nothing was started" in printed
+
+
+def test_the_search_ends_when_the_budget_is_spent(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
+    found = sessions[2][0]["trials"]
+    assert [len(trial["epochs"]) for trial in found] == [3]
+    assert found[0]["state"] == "finished"
+    assert (sessions[0].folder / "best" / "model.safetensors").is_file()
+
+
+def test_extended_it_goes_on_where_it_was(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
+    before, after = sessions[2]
+    assert after["trials"][0] == before["trials"][0]
+    assert [len(trial["epochs"]) for trial in after["trials"]] == [3, 1]
+    assert (after["trials"][1]["state"], after["trials"][1]["reason"]) == ("stopped", "the budget is spent")
+    assert "stopped early: the budget is spent" in sessions[1][2]
+
+
+def test_without_extend_a_raised_budget_is_refused(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
+    command = with_budget(sessions[0], "--budget", "9epochs").command
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--extend" in done.stderr

@@ -1,0 +1,85 @@
+"""Trials that can't succeed: they end at once with the reason, aren't tried again, and the sweep goes on."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from nodes import WORKER_PROCESS, Console
+from small_sweep import Sweep, sweep_of
+
+from dfml.data.datasets import REPOSITORY
+
+pytestmark = pytest.mark.integration
+
+GOOD, DIVERGING, LARGE = range(3)  # trials
+ROOM = 4 * 2**20  # bytes that a capped worker may still take
+
+
+@pytest.fixture(scope="module")
+def ended(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
+    """A sweep of three trials: one that is well, one whose rate is absurd, one whose worker is out of memory."""
+    root = tmp_path_factory.mktemp("failing")
+    space = yaml.safe_load((REPOSITORY / "search_spaces" / "emoji.yaml").read_text())
+    space["recipe"]["warm_epochs"] = 1
+    space["search"] = {"lr": {"choice": [1e-4, 1e25, 2e-4]}}
+    space["first"] = [{"lr": lr} for lr in space["search"]["lr"]["choice"]]
+    (root / "space.yaml").write_text(yaml.safe_dump(space))
+    sweep = sweep_of(few_emoji, root, "sweep")
+    sweep.arguments += ["--search-space", str(root / "space.yaml")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "300")  # so that a table's cell is one line
+        console = Console(sweep.start())
+    console.wait_for(f"trial {LARGE}  epoch 1/3")  # after which all of the backbone trains, and takes more
+    cap_memory(console.process.pid)
+    printed = console.end()
+    assert console.process.returncode == 0, printed
+    return sweep, printed
+
+
+def cap_memory(driver: int) -> None:
+    """Give the running trial's workers a little more address space than they have, and no more."""
+    workers = [p for p in psutil.Process(driver).children(recursive=True) if WORKER_PROCESS in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    for worker in workers:
+        size = worker.memory_info().vms + ROOM
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (size, size))
+
+
+def record(sweep: Sweep, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((sweep.folder / "trials" / f"{number:03d}" / "record.json").read_text())
+    return found
+
+
+def test_a_loss_that_is_no_number_ends_its_trial_at_once(ended: tuple[Sweep, str]) -> None:
+    found = record(ended[0], DIVERGING)
+    assert found["state"] == "failed"
+    assert "the loss is nan" in found["reason"]
+    assert "1e+25" in found["reason"]
+    assert found["losses"] == 0  # not tried again
+
+
+def test_out_of_memory_ends_its_trial_at_once(ended: tuple[Sweep, str]) -> None:
+    found = record(ended[0], LARGE)
+    assert found["state"] == "failed"
+    assert "out of memory on the host" in found["reason"]
+    assert "batch_size" in found["reason"]
+    assert found["losses"] == 0
+
+
+def test_the_sweep_goes_on_and_its_table_says_which_failed_and_why(ended: tuple[Sweep, str]) -> None:
+    sweep, printed = ended
+    assert record(sweep, GOOD)["state"] == "finished"
+    assert (sweep.folder / "best" / "model.safetensors").is_file()
+    table = printed.split("Trials (")[1]
+    assert "failed: the loss is nan" in table
+    assert "failed: out of memory on the host" in table
+    results = json.loads((sweep.folder / "report" / "results.json").read_text())
+    assert results["winner"] == GOOD
+    page = (sweep.folder / "report" / "index.html").read_text()
+    assert "out of memory on the host" in page

@@ -1,0 +1,147 @@
+"""One sweep through everything that can be lost: a worker, a trial's process, a node, the sweep's driver, the head with all its state.
+
+The sweep lives on S3. Each loss falls upon another trial, after its first epoch; each has a test below. The last trial also loses a
+node that isn't replaced, and goes on with fewer workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import optuna
+import pytest
+from nodes import TRIAL_PROCESS, WORKER_PROCESS, Console, cluster_of
+from optuna.storages.journal import JournalFileBackend
+from small_sweep import Sweep, sweep_of
+
+from dfml import storage
+from orchestration import layout
+from orchestration.retention import whole_checkpoints
+from tests.s3.servers import moto_server
+
+pytestmark = pytest.mark.integration
+
+TRIALS = 5
+WORKER, TRIAL, NODE, DRIVER, HEAD = range(TRIALS)  # which trial suffers which loss
+
+
+@pytest.fixture(scope="module")
+def s3(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[str]:
+    with moto_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch_module.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="kills")
+        yield "s3://kills"
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def survived(s3: str, few_emoji: Path) -> tuple[Sweep, list[str], str]:
+    """The sweep, what each of its three sessions printed, and the placement groups left on the last cluster."""
+    sweep = sweep_of(few_emoji, s3, "sweep", trials=TRIALS)
+    printed = []
+    with cluster_of(3) as nodes:
+        console = Console(nodes.start(sweep))
+        console.wait_for(f"trial {WORKER}  epoch 1/3")
+        nodes.processes(WORKER_PROCESS)[0].kill()
+        console.wait_for(f"trial {TRIAL}  epoch 1/3")
+        nodes.processes(TRIAL_PROCESS)[0].kill()
+        console.wait_for(f"trial {NODE}  epoch 1/3")
+        nodes.lose(nodes.node_of(nodes.processes(WORKER_PROCESS)[0]))
+        console.wait_for(f"trial {DRIVER}  epoch 1/3")
+        os.kill(console.process.pid, signal.SIGKILL)
+        printed.append(console.end())
+        console = Console(nodes.start(Sweep([*sweep.arguments, "--min-workers", "1"], sweep.storage, sweep.name)))
+        console.wait_for(f"trial {HEAD}  epoch 1/3")
+        nodes.lose(nodes.node_of(nodes.processes(WORKER_PROCESS)[0]))  # and no other has room for its worker
+        console.wait_for(f"trial {HEAD}  epoch 2/3")
+        for node in [*nodes.nodes, nodes.cluster.head_node]:
+            nodes.cluster.remove_node(node, allow_graceful=False)
+        os.kill(console.process.pid, signal.SIGKILL)
+        printed.append(console.end())
+    with cluster_of(2) as nodes:
+        console = Console(nodes.start(sweep))
+        printed.append(console.end())
+        assert console.process.returncode == 0, printed[-1]
+        left = nodes.left_placement_groups()
+        assert nodes.processes(WORKER_PROCESS) == []
+        assert nodes.processes(TRIAL_PROCESS) == []
+    return sweep, printed, left
+
+
+def record(sweep: Sweep, number: int) -> dict[str, Any]:
+    place = storage.join(str(sweep.storage), sweep.name, "trials", f"{number:03d}", "record.json")
+    found: dict[str, Any] = json.loads(storage.read(place))
+    return found
+
+
+@pytest.mark.parametrize("number", range(TRIALS), ids=["worker", "trial", "node", "driver", "head"])
+def test_the_trial_ends_and_no_finished_epoch_is_computed_again(
+    survived: tuple[Sweep, list[str], str], number: int
+) -> None:
+    found = record(survived[0], number)
+    assert found["state"] in ("finished", "stopped")
+    assert found["reason"] is None
+    epochs = [figures["epoch"] for figures in found["epochs"]]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) >= 2  # the loss fell into its second
+    assert found["repeated_epochs"] <= 1
+    assert found["losses"] == {WORKER: 1, TRIAL: 1, NODE: 1, DRIVER: 0, HEAD: 1}[number]  # HEAD lost a node before
+
+
+def test_the_console_says_what_was_lost(survived: tuple[Sweep, list[str], str]) -> None:
+    first = survived[1][0]
+    for number in (WORKER, TRIAL, NODE):
+        assert re.search(rf"trial {number}  goes on from its last checkpoint: \S", first), first
+
+
+def test_with_min_workers_a_trial_goes_on_with_those_that_are_left(survived: tuple[Sweep, list[str], str]) -> None:
+    second = survived[1][1]
+    assert f"trial {HEAD}  runs with 1 of 2 workers" in second
+
+
+def test_what_had_ended_is_not_run_again(survived: tuple[Sweep, list[str], str]) -> None:
+    _, second, third = survived[1]
+    assert f"{DRIVER} of {TRIALS} trials have ended, trial {DRIVER} goes on from its last checkpoint" in second
+    assert f"{HEAD} of {TRIALS} trials have ended, trial {HEAD} goes on from its last checkpoint" in third
+    assert f"trial {DRIVER}  epoch 1/3" not in second
+    assert f"trial {HEAD}  epoch 1/3" not in third
+
+
+def test_optunas_history_is_whole(survived: tuple[Sweep, list[str], str], tmp_path: Path) -> None:
+    sweep = survived[0]
+    log = tmp_path / layout.STUDY
+    log.write_bytes(storage.read(storage.join(str(sweep.storage), sweep.name, layout.STUDY)))
+    study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(JournalFileBackend(str(log))))
+    assert [trial.number for trial in study.trials] == list(range(TRIALS))
+    for trial in study.trials:
+        found = record(sweep, trial.number)
+        assert trial.state.is_finished()
+        assert trial.params == found["parameters"]
+        assert len(trial.intermediate_values) == len(found["epochs"])
+
+
+def test_nothing_stays_behind(survived: tuple[Sweep, list[str], str]) -> None:
+    sweep, _, groups = survived
+    assert groups == "[]"
+    assert list(Path(tempfile.gettempdir()).glob("dfml-worker-*")) == []
+    keys = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket="kills")["Contents"]]
+    for number in range(TRIALS):
+        folder = f"{sweep.name}/trials/{number:03d}"
+        kept = {key.split("/")[3] for key in keys if key.startswith(f"{folder}/checkpoint_20")}
+        assert kept == whole_checkpoints(f"{sweep.storage}/{folder}")
+        assert 1 <= len(kept) <= 2
+        assert not [key for key in keys if key.startswith(f"{folder}/{layout.UNFINISHED}")]

@@ -1,0 +1,53 @@
+"""The plan that --dry-run prints: rungs as ASHA has them, epochs at worst and expected."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from orchestration.forecast import expected_epochs, forecast, rungs
+from orchestration.search import REDUCTION_FACTOR, ResumableASHA
+from orchestration.share import Share
+from tests.orchestration.test_identity import plan, space
+from tests.orchestration.test_search import decisions
+
+
+@pytest.mark.parametrize(("epochs", "warm"), [(60, 5), (60, 1), (9, 1), (3, 1), (2, 1)])
+def test_the_rungs_are_ashas(epochs: int, warm: int) -> None:
+    """A trial worse than all before it is stopped at the first rung, one that leads there and falls back at the next."""
+    found = rungs(epochs, warm)
+    scheduler = ResumableASHA([], epochs, warm)
+    rng = random.Random(0)
+    for number in range(40):
+        decisions(scheduler, number, [rng.random()] * epochs)
+    for reached in found:
+        scores = [9.0 if epoch < reached else 0.0 for epoch in range(1, epochs + 1)]
+        stopped = decisions(scheduler, 100 + reached, scores)
+        assert "STOP" in stopped
+        assert stopped.index("STOP") + 1 in found
+    if not found:
+        assert "STOP" not in decisions(scheduler, 99, [0.0] * epochs)[:-1]  # in its last epoch it ends anyway
+
+
+def test_expected_epochs_are_those_of_trials_that_are_stopped_by_chance() -> None:
+    epochs, steps = 60, rungs(60, 5)
+    rng = random.Random(0)
+
+    def length() -> int:
+        for rung in steps:
+            if rng.random() > 1 / REDUCTION_FACTOR:
+                return rung
+        return epochs
+
+    mean = sum(length() for _ in range(100_000)) / 100_000
+    assert expected_epochs(epochs, steps) == pytest.approx(mean, rel=0.02)
+
+
+def test_the_forecast_tells_trials_resources_and_epochs() -> None:
+    share = Share(workers=4, cpus=8, gpu=True, concurrent=2, min_workers=2)
+    lines = "\n".join(forecast(plan(trials=10, reproductions=3, space=space(epochs=20)), share, ended=4))
+    assert "6 trial(s) to run, 4 have ended" in lines
+    assert "4 worker(s) (2 if nodes are lost) of 8 CPU core(s) and a GPU; 2 at once" in lines
+    assert "at most 120" in lines
+    assert "with 3 seeds: up to 60 epochs more" in lines

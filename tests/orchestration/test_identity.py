@@ -1,0 +1,141 @@
+"""A plan is stored with the sweep; another one under the same name is refused, or, where it only widens, taken with --extend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfml.data.datasets import DATASETS
+from dfml.errors import InvalidInput
+from orchestration.budget import Budget
+from orchestration.identity import is_stored, is_widened, store
+from orchestration.plan import Plan, git_revision
+from orchestration.search_space import SearchSpace, build_space
+
+
+def space(high: float = 1e-3, choice: tuple[int, ...] = (2, 3), **recipe: Any) -> SearchSpace:
+    search = {"routers": {"choice": list(choice)}, "lr": {"low": 1e-4, "high": high, "log": True}}
+    return build_space({"recipe": recipe, "search": search}, "test")
+
+
+def plan(**changes: Any) -> Plan:
+    values = {
+        "name": "a",
+        "dataset": "emoji",
+        "data": str(DATASETS["emoji"]),
+        "trials": 3,
+        "workers_per_trial": 2,
+        "seed": 0,
+        "space": space(),
+    }
+    return Plan(**values | changes)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> str:
+    store(plan(), str(tmp_path))
+    return str(tmp_path)
+
+
+def test_a_stored_plan_is_known_again(tmp_path: Path) -> None:
+    assert not is_stored(plan(), str(tmp_path))
+    store(plan(), str(tmp_path))
+    assert is_stored(plan(), str(tmp_path))
+    stored = json.loads((tmp_path / "sweep.json").read_text())
+    assert stored["git_revision"] == git_revision()
+    assert stored["versions"]["ray"] == "2.60.0"
+
+
+def test_a_plan_stored_before_a_value_existed_has_its_default(begun: str) -> None:
+    file = Path(begun) / "sweep.json"
+    content = json.loads(file.read_text())
+    del content["plan"]["budget"], content["plan"]["objectives"]
+    file.write_text(json.dumps(content))
+    assert is_stored(plan(), begun)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"seed": 1}, "seed = 0, now it is 1"),
+        ({"trials": 4}, "trials = 3, now it is 4"),
+        ({"protocol": "paper"}, "protocol = 'holdout', now it is 'paper'"),
+        ({"space": space(choice=(2, 4))}, "space.search.routers.choice"),
+        ({"space": space(alpha=16.0)}, "space.recipe.alpha = None, now it is 16.0"),
+        ({"budget": Budget(epochs=9)}, "budget"),
+    ],
+)
+def test_another_plan_is_refused_with_the_difference(changes: dict[str, Any], name: str, begun: str) -> None:
+    with pytest.raises(InvalidInput, match="begun with") as refused:
+        is_stored(plan(**changes), begun)
+    assert name in str(refused.value)
+    assert "--extend" in str(refused.value)
+
+
+def test_all_differences_are_named(begun: str) -> None:
+    with pytest.raises(InvalidInput, match=r"seed = 0.*; trials = 3"):
+        is_stored(plan(seed=1, trials=4), begun)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials": 9},
+        {"reproductions": 3},
+        {"space": space(high=1e-2)},
+        {"space": space(choice=(2, 3, 6))},
+        {"trials": 5, "space": space(high=1e-2, choice=(2, 3, 6))},
+    ],
+)
+def test_what_only_grows_widens_a_sweep(changes: dict[str, Any], begun: str) -> None:
+    assert is_widened(plan(**changes), begun)
+
+
+def test_the_same_plan_widens_nothing(begun: str) -> None:
+    assert not is_widened(plan(), begun)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trials": 2},
+        {"seed": 1},
+        {"protocol": "paper"},
+        {"budget": Budget(epochs=9)},
+        {"space": space(high=5e-4)},
+        {"space": space(choice=(2, 6))},
+        {"space": space(alpha=16.0)},
+        {"trials": 9, "workers_per_trial": 1},
+    ],
+)
+def test_what_shrinks_or_differs_is_refused(changes: dict[str, Any], begun: str) -> None:
+    with pytest.raises(InvalidInput, match="--extend can't make"):
+        is_widened(plan(**changes), begun)
+    assert is_stored(plan(), begun)  # and nothing was touched
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "grows"),
+    [
+        (Budget(epochs=9), Budget(epochs=10), True),
+        (Budget(epochs=9), None, True),
+        (Budget(epochs=9), Budget(epochs=8), False),
+        (Budget(hours=2), Budget(hours=3), True),
+        (Budget(hours=2), Budget(epochs=900), False),
+    ],
+)
+def test_a_budget_may_be_raised_or_dropped(before: Budget, now: Budget | None, grows: bool, tmp_path: Path) -> None:
+    store(plan(budget=before), str(tmp_path))
+    if grows:
+        assert is_widened(plan(budget=now), str(tmp_path))
+    else:
+        with pytest.raises(InvalidInput, match="budget"):
+            is_widened(plan(budget=now), str(tmp_path))
+
+
+def test_a_sweep_that_was_never_begun_cant_be_extended(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="there is no sweep"):
+        is_widened(plan(), str(tmp_path / "none"))
