@@ -1,7 +1,8 @@
 """A sweep of a thousand trials that replay recorded learning curves: what the driver itself costs, and whether that grows.
 
-All but the training is a sweep's own: Tune, searcher, ASHA, records, study, console. Trials run in Ray actors, here one after another
-in the same few, since starting processes would take hours and none of the driver's time. Part of `sweep_overhead.py`.
+All but the training is a sweep's own: Tune, searcher, ASHA, records, study, console. Trials run in Ray actors as always, here one
+after another in the same few, since to start a process for each would take an hour and none of the driver's time. Part of
+`sweep_overhead.py`.
 """
 
 from __future__ import annotations
@@ -33,39 +34,29 @@ from orchestration.share import Share
 from orchestration.study import StudyFile
 
 CURVES = Path(__file__).parent / "curves"
-AT_ONCE = 4
 PARTS = 10  # of the sweep, which are compared
 ROUTER_FIGURES = 60  # an epoch of the emoji's backbone reports so many loads, which are most of a record
 
 
-class Replay(tune.Trainable):  # type: ignore[misc]
+def replay(config: dict[str, Any]) -> None:
     """A trial whose epochs take no time; the curve is that of its number."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        curves = json.loads((CURVES / "emoji.json").read_text())["trials"]
-        self._scores = curves[config["number"] % len(curves)]["scores"]
-        self._epoch = 0
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.setup(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        self._epoch += 1
-        scores = self._scores[: self._epoch]
+    curves = json.loads((CURVES / "emoji.json").read_text())["trials"]
+    scores = curves[config["number"] % len(curves)]["scores"]
+    for epoch in range(1, len(scores) + 1):
+        best = max(scores[:epoch])
         figures = {
-            "epoch": self._epoch,
-            "loss": 10.0 / self._epoch,
-            SCORE: scores[-1],
-            BEST_SCORE: max(scores),
-            "best_epoch": 1 + scores.index(max(scores)),
+            "epoch": epoch,
+            "loss": 10.0 / epoch,
+            SCORE: scores[epoch - 1],
+            BEST_SCORE: best,
+            "best_epoch": 1 + scores.index(best),
             "began": time.time(),
             "train_seconds": 0.0,
             "validation_seconds": 0.0,
             **{f"router_load_{i}_0": 0.5 for i in range(ROUTER_FIGURES)},
         }
         told = {FIGURES: list(figures), RESUMED: False, S3_BYTES: 0, WORKER_SECONDS: 0.0, WORKERS: 1}
-        return {**figures, **told, "done": self._epoch == len(self._scores)}
+        tune.report({**figures, **told})
 
 
 class Meter:
@@ -101,10 +92,12 @@ def simulate(trials: int) -> dict[str, Any]:
             meter.see(record)
 
         job = {"epochs": epochs, "workers": 1, "cpus": 1, "gpu": False}
-        setting = Setting(sweep, Share(1, 1, False, AT_ONCE, 1), Console(trials), Interruption(), reuse_actors=True)
+        # A trial always waits for a core, so that Tune hands it the process of the one that ends.
+        share = Share(workers=1, cpus=1, gpu=False, concurrent=trials, min_workers=1)
+        setting = Setting(sweep, share, Console(trials), Interruption(), driver={"CPU": 1}, reuse_actors=True)
         began = time.monotonic()
         scheduler = ResumableASHA(records, epochs, int(space.recipe["warm_epochs"]))
-        run(Replay, setting, records, trials, searcher(space, 0, job, records), scheduler, follow=follow)
+        run(replay, setting, records, trials, searcher(space, 0, job, records), scheduler, follow=follow)
         wall = time.monotonic() - began
     each = meter._every
     milliseconds = [round(1000 * (b - a) / each, 1) for a, b in zip(meter.seconds, meter.seconds[1:], strict=False)]

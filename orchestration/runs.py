@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
@@ -40,6 +40,7 @@ class Setting:
         share: what each trial gets of the cluster.
         console: prints.
         interruption: of the sweep.
+        driver: resources of a trial's own process.
         reuse_actors: whether a trial may run in the process of an earlier one. That would save seconds, but a trial that is stopped in the
             middle of a training leaves the process unfit for the next.
     """
@@ -48,6 +49,7 @@ class Setting:
     share: Share
     console: Console
     interruption: Interruption
+    driver: dict[str, float] = field(default_factory=lambda: DRIVER)
     reuse_actors: bool = False
 
 
@@ -82,7 +84,7 @@ def run(
     spent = Spent(budget, clock, records)
     recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, clock, spent, follow)
     tune.Tuner(
-        tune.with_resources(trainable, DRIVER),
+        tune.with_resources(trainable, setting.driver),
         param_space=config,
         tune_config=tune.TuneConfig(
             num_samples=trials,

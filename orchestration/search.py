@@ -46,7 +46,7 @@ class TPEByNumber(BaseSampler):
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         self._sampler = self._of(trial.number)
-        if len(study.directions) > 1:  # where Optuna's own default is to sample each name alone
+        if not self._sampler._is_multivariate(study):  # with two objectives Optuna samples each name alone
             return {}
         # As Optuna's, which a new sampler would begin anew from all trials.
         shared = self._shared.calculate(study, use_cache=True)

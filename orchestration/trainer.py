@@ -23,12 +23,18 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import RayTrainCallback, ReportCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client as reservations
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from dfml import storage
 from orchestration.failure import LESS_MEMORY, Final
 from orchestration.reports import LOST, S3_BYTES, WORKER_SECONDS, WORKERS
 from orchestration.retention import SNAPSHOT
+
+# A trial that is killed, as every one that is stopped early, can't give back what it has reserved; for three minutes, as Ray has it, no
+# elastic trial would start.
+reservations.AUTOSCALING_REQUESTS_INTERVAL_S = 5  # seconds between renewals
+reservations.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = 15
 
 
 class TellTune(WorkerGroupCallback, ReportCallback):

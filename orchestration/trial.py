@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from dfml import storage
 from dfml.task import SCORE
@@ -15,6 +17,7 @@ from orchestration.rendezvous import Rendezvous
 from orchestration.reports import FAILED
 from orchestration.trainer import TrialTrainer, reason_of
 
+RESIZE_SECONDS = 15
 MAX_LOSSES = 5  # of workers within one epoch; a node that Ray knows to be taken away (spot) isn't counted
 
 
@@ -45,8 +48,12 @@ def _fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], name: s
     job = config["job"]
     trials = storage.join(job["sweep"], layout.TRIALS)
     resources = {"CPU": job["cpus"]} | ({"GPU": 1} if job["gpu"] else {})
-    # A group of workers that may shrink when a node is lost, and grow again when there is another.
-    workers = job["workers"] if job["min_workers"] == job["workers"] else (job["min_workers"], job["workers"])
+    workers: int | tuple[int, int] = job["workers"]
+    if job["min_workers"] < job["workers"]:
+        # A group that shrinks when a node is lost, and grows again when there is another. Ray learns of a lost node some seconds late: it
+        # tries the old size, and a smaller one only when that can't be placed in time.
+        workers = job["min_workers"], job["workers"]
+        os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(RESIZE_SECONDS)
     trainer = TrialTrainer(
         loop,
         train_loop_config={"recipe": config["recipe"], "trial": storage.join(trials, name), **job},

@@ -1,0 +1,28 @@
+"""A node that is lost and not replaced: with --min-workers a trial goes on with the workers that are left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from nodes import WORKER_PROCESS, Console, cluster_of
+from small_sweep import sweep_of
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_trial_that_lost_a_node_goes_on_with_fewer_workers(few_emoji: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(few_emoji, tmp_path, "sweep", trials=1)
+    sweep.arguments += ["--min-workers", "1"]
+    with cluster_of(2) as nodes:
+        console = Console(nodes.start(sweep))
+        console.wait_for("trial 0  epoch 1/3")
+        nodes.lose(nodes.node_of(nodes.processes(WORKER_PROCESS)[0]))
+        printed = console.end()
+        assert console.process.returncode == 0, printed
+        assert nodes.left_placement_groups() == "[]"
+    assert "trial 0  runs with 1 of 2 workers" in printed
+    record = json.loads((sweep.folder / "trials" / "000" / "record.json").read_text())
+    assert (record["state"], record["losses"], record["repeated_epochs"]) == ("finished", 1, 0)
+    assert [figures["epoch"] for figures in record["epochs"]] == [1, 2, 3]
