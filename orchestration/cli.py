@@ -11,11 +11,17 @@ from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
+from orchestration.budget import parse_budget
+from orchestration.objectives import Objective
 from orchestration.plan import Conduct, Plan
 from orchestration.protocols import PROTOCOLS
 from orchestration.search_space import read_space
 
-OBJECTIVES = {"recall@1": "score", "top@1": "score", "flops": "flops"}  # by the names of the command line
+OBJECTIVES: dict[str, Objective] = {
+    "recall@1": "score",
+    "top@1": "score",
+    "flops": "flops",
+}  # by the names of the command line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def objectives_from(text: str) -> tuple[str, ...]:
+def objectives_from(text: str) -> tuple[Objective, ...]:
     """The objectives in the plan's names.
 
     Raises:
@@ -181,6 +187,8 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         seed=arguments.seed,
         protocol=arguments.protocol,
         reproductions=arguments.reproductions,
+        objectives=objectives,
+        budget=parse_budget(arguments.budget) if arguments.budget is not None else None,
         space=read_space(file).fixed(fixed, "the command line"),
     )
     plan.check(conduct_from(arguments).cache_folder())

@@ -23,6 +23,7 @@ def sessions(
 ) -> tuple[Sweep, list[str], list[dict[str, Any]]]:
     """A dry run, one with a budget of three epochs, one that is extended by one: what was printed, and the results of the last two."""
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("budget"), "sweep", trials=4)
+    sweep.arguments += ["--objectives", "recall@1,flops"]
     printed = [with_budget(sweep, "--budget", "3epochs", "--dry-run").run()]
     assert not sweep.folder.exists()
     results = []
@@ -54,6 +55,16 @@ def test_extended_it_goes_on_where_it_was(sessions: tuple[Sweep, list[str], list
     assert [len(trial["epochs"]) for trial in after["trials"]] == [3, 1]
     assert (after["trials"][1]["state"], after["trials"][1]["reason"]) == ("stopped", "the budget is spent")
     assert "stopped early: the budget is spent" in sessions[1][2]
+
+
+def test_accuracy_against_flops_is_a_front(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
+    results = sessions[2][1]
+    flops = [trial["flops"] for trial in results["trials"]]
+    assert all(value > 0 for value in flops)
+    assert results["front"]
+    assert set(results["front"]) <= {0, 1}
+    assert "FLOPs" in sessions[1][2]
+    assert results["trials"][0]["recipe"]["inference"] == "routed"
 
 
 def test_without_extend_a_raised_budget_is_refused(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:

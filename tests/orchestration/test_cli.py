@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.cli import main
+from orchestration.budget import Budget
+from orchestration.cli import main, parser, plan_from
 
 
 def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:
@@ -40,6 +41,10 @@ def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--protocol", "test"], ["--protocol", "'test'", "holdout", "paper"]),
         (["--reproductions", "0"], ["--reproductions", "0", "1 or more"]),
         (["--max-epochs", "0"], ["--max-epochs", "0", "1 or more"]),
+        (["--budget", "3days"], ["--budget", "'3days'", "12h"]),
+        (["--objectives", "recall@1,speed"], ["--objectives", "'speed'", "flops"]),
+        (["--objectives", "flops"], ["--objectives", "recall@1,flops"]),
+        (["--extend"], ["--extend", "there is no sweep"]),
         (["--trials", "many"], ["--trials", "many"]),
         (["--trails", "3"], ["--trails", "--help"]),
         (["--name", "a/b"], ["a/b"]),
@@ -107,3 +112,15 @@ def test_help_names_every_argument_and_its_default() -> None:
     for argument in ("--dataset", "--trials", "--max-epochs", "--workers-per-trial", "--storage", "--name", "--seed"):
         assert argument in done.stdout
     assert "None" not in done.stdout
+
+
+def test_every_argument_reaches_the_plan(tmp_path: Path) -> None:
+    words = "--trials 7 --workers-per-trial 1 --seed 3 --protocol paper --reproductions 2 --objectives recall@1,flops --budget 9epochs"
+    plan, sweep = plan_from(parser().parse_args([*words.split(), "--storage", str(tmp_path), "--name", "mine"]))
+    assert (plan.trials, plan.workers_per_trial, plan.seed) == (7, 1, 3)
+    assert (plan.protocol, plan.reproductions) == ("paper", 2)
+    assert plan.objectives == ("score", "flops")
+    assert plan.budget == Budget(epochs=9)
+    assert plan.defaults().inference == "routed"  # the path whose FLOPs are counted
+    assert plan.defaults().seed == 3
+    assert sweep == f"{tmp_path}/mine"
