@@ -9,7 +9,7 @@ configurations and none of them twice, which is kinder to it than a real space i
 
 Counted are the epochs until a trial's best score is within 0.005 of the best of all. Prints median and quartiles over the seeds and
 writes search.json beside this file. The reduction factor and the start-up trials (orchestration/search.py) were chosen on these
-curves with seeds 100 to 119 (`--tune`), so other seeds, but the same curves.
+curves with seeds 100 to 119 (`--tune`), so other seeds, but the same curves; that what is alike is drawn again, on the reported seeds.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from small_sweep import Sweep, sweep_of
 
 from dfml.data.datasets import REPOSITORY
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 HEAD_NODE = "f" * 51 + "00000"  # the fake provider's id of the head

@@ -17,7 +17,7 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from dfml.data.datasets import REPOSITORY
 from tests.s3.servers import moto_server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 WORLD = {"0.0.0.0/0", "::/0"}
 

@@ -9,7 +9,7 @@ import pytest
 from nodes import WORKER_PROCESS, Console, cluster_of
 from small_sweep import sweep_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 
 def test_a_trial_that_lost_a_node_goes_on_with_fewer_workers(few_emoji: Path, tmp_path: Path) -> None:

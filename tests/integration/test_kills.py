@@ -26,7 +26,7 @@ from orchestration import layout
 from orchestration.retention import whole_checkpoints
 from tests.s3.servers import moto_server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 TRIALS = 5
 WORKER, TRIAL, NODE, DRIVER, HEAD = range(TRIALS)  # which trial suffers which loss

@@ -17,7 +17,7 @@ from ray_head import Head, free_port, ray_folder, ray_start
 
 from dfml.data.datasets import REPOSITORY
 
-pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.integration, pytest.mark.clusters, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from dfml.recipe import recipe_from
 from dfml.train import Training
 from orchestration.retention import SNAPSHOT
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 TRIALS, KILLS = 12, 10
 SEED = 5  # of the sweep, and of the losses

@@ -10,7 +10,7 @@ import pytest
 from nodes import Console, cluster_of
 from small_sweep import Sweep, sweep_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def test_trials_that_run_at_once_are_known_to_the_sampler() -> None:
         """Pairs among 16 proposals at once with the same choices and rates less than a tenth apart, over 5 seeds."""
         found = 0
         for seed in range(5):
-            sampler = TPEByNumber(seed, constant_liar=liar)
+            sampler = TPEByNumber(seed, alike=0.0, constant_liar=liar)  # none is drawn again
             search = OptunaSearcher(SPACE, sampler, {"epochs": EPOCHS}, play([], TRIALS), ("score",))
             recipes = [search.suggest(str(n))["recipe"] for n in range(16)]  # type: ignore[index]
             for a, b in itertools.combinations(recipes, 2):
@@ -171,7 +171,28 @@ def test_trials_that_run_at_once_are_known_to_the_sampler() -> None:
         return found
 
     assert 10 * alike(liar=True) < alike(liar=False)
-    assert TPEByNumber(0)._of(0)._constant_liar
+    assert TPEByNumber(0)._of(0, 0)._constant_liar
+
+
+def test_a_configuration_that_is_like_an_earlier_one_is_drawn_again() -> None:
+    """TPE comes back to where it did well, and learns little there."""
+
+    def alike(share: float) -> int:
+        """Of six proposals after the start-up, for five seeds, those that differ from one before by less than a tenth of the rate's range."""
+        found = 0
+        for seed in range(5):
+            seen: list[dict[str, Any]] = []
+            search = OptunaSearcher(SPACE, TPEByNumber(seed, alike=share), {"epochs": EPOCHS}, play([], 10), ("score",))
+            for number in range(6):
+                recipe = search.suggest(str(number))["recipe"]  # type: ignore[index]
+                score = value_of({"recipe": recipe})
+                search.on_trial_complete(str(number), {"epoch": EPOCHS, BEST_SCORE: score})
+                same = [r for r in seen if (r["routers"], r["schedule"]) == (recipe["routers"], recipe["schedule"])]
+                found += any(abs(math.log(r["lr"] / recipe["lr"])) < 0.1 * math.log(100) for r in same)
+                seen.append(recipe)
+        return found
+
+    assert alike(0.1) < alike(0.0)
 
 
 def test_flops_among_the_objectives_are_counted_for_each_configuration() -> None:
