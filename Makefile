@@ -18,7 +18,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not clusters"
 
-# On clusters of several nodes, and a machine reached over SSH (Debian's openssh-server): about 15 minutes.
+# On clusters of several nodes, and a machine reached over SSH (Debian's openssh-server).
 test-clusters: setup
 	$(BIN)/python -m pytest -m clusters
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psutil
 from ray import tune
 
+import orchestration.environment  # noqa: F401  (before anything imports ray)
 from dfml.task import BEST_SCORE, SCORE
 from orchestration.cluster import cluster
 from orchestration.console import Console
@@ -109,6 +110,4 @@ def simulate(trials: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import orchestration.environment  # noqa: F401
-
     print(simulate(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from dfml.metrics import nearest
 from orchestration import layout
 from orchestration.evaluations import count_evaluation
 from orchestration.outcome import Outcome
+from orchestration.scratch import scratch
 
 if TYPE_CHECKING:
     from dfml.data.evaluation_set import EvaluationSet
@@ -104,7 +103,7 @@ def store(training: Training, outcome: Outcome, config: dict[str, Any]) -> None:
             "test": outcome.test,
             "baselines": outcome.baselines,
         }
-        with tempfile.TemporaryDirectory() as directory:
-            save_model(Path(directory), training.model, facts)
-            storage.upload(Path(directory), storage.join(config["sweep"], layout.BEST))
+        with scratch() as directory:
+            save_model(directory, training.model, facts)
+            storage.upload(directory, storage.join(config["sweep"], layout.BEST))
     outcome.save(config["trial"])

@@ -132,11 +132,13 @@ class Recorder(tune.Callback):
         self._end(record)
 
     def _end(self, record: TrialRecord) -> None:
-        clear_partial(self._sweep, record.folder)
         record.ended = time.time()
         self._save(record)
         self._follow(record)
         self._console.ended(record)
+        clear_partial(
+            self._sweep, record.folder
+        )  # last: Tune hides what is raised here, and the record must not depend on it
 
 
 def failure_reason(trial: Trial) -> str:

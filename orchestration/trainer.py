@@ -67,7 +67,7 @@ class TellTune(WorkerGroupCallback, ReportCallback):
 class RetryLosses(DefaultFailurePolicy):
     """Lost workers are worth a retry, unless it happens again and again within one epoch; an error that would come again isn't.
 
-    Workers that wait for their resources haven't failed; `Recorder` says what they wait for.
+    Workers that wait for their resources haven't failed; `Watch` says what they wait for.
     """
 
     def __init__(self, *args: Any, tell: TellTune) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dfml.data.datasets import DATASETS
 from dfml.errors import InvalidInput
 from orchestration.budget import Budget
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.plan import Plan, git_revision
 from orchestration.search_space import SearchSpace, build_space
+from tests.plans import plan_of
 
 
 def space(high: float = 1e-3, choice: tuple[int, ...] = (2, 3), **recipe: Any) -> SearchSpace:
@@ -22,16 +22,7 @@ def space(high: float = 1e-3, choice: tuple[int, ...] = (2, 3), **recipe: Any) -
 
 
 def plan(**changes: Any) -> Plan:
-    values = {
-        "name": "a",
-        "dataset": "emoji",
-        "data": str(DATASETS["emoji"]),
-        "trials": 3,
-        "workers_per_trial": 2,
-        "seed": 0,
-        "space": space(),
-    }
-    return Plan(**values | changes)
+    return plan_of(**{"space": space(), **changes})
 
 
 @pytest.fixture

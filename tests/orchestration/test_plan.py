@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dfml.data.datasets import DATASETS
 from dfml.data.packing import pack
 from dfml.errors import InvalidInput
-from orchestration.plan import Plan
 from orchestration.search_space import build_space
 from tests.packed import many
-
-
-def plan(**changes: Any) -> Plan:
-    space = build_space({"search": {"routers": {"choice": [2, 3]}}}, "test")
-    values = {
-        "name": "a",
-        "dataset": "emoji",
-        "data": str(DATASETS["emoji"]),
-        "trials": 3,
-        "workers_per_trial": 2,
-        "seed": 0,
-    }
-    return Plan(**values | {"space": space} | changes)
+from tests.plans import plan_of
 
 
 def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
@@ -36,22 +22,24 @@ def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
     images = ShardedImages(DATASETS["emoji"], "train")
     pack([ImageRow(images.encoded(0), "a", "a.webp", "train")], tmp_path, "half")
     with pytest.raises(InvalidInput, match="no split 'test'"):
-        plan(data=str(tmp_path)).check(tmp_path / "cache")
+        plan_of(data=str(tmp_path)).check(tmp_path / "cache")
 
 
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     with pytest.raises(InvalidInput, match="batch_size 120 is smaller than --workers-per-trial 121"):
-        plan(workers_per_trial=121).check(Path("unused"))
+        plan_of(workers_per_trial=121).check(Path("unused"))
 
 
 def test_queries_and_a_gallery_are_as_good_as_a_test_split(tmp_path: Path) -> None:
     pack([*many(10, 3), *many(2, 2, "query"), *many(2, 2, "gallery")], tmp_path, "inshop")
     recipe = {"backbone": "tf_efficientnet_lite0", "weights": "random", "batch_size": 6, "epochs": 2, "warm_epochs": 1}
     search = {"routers": {"choice": [2, 3]}}
-    plan(data=str(tmp_path), space=build_space({"recipe": recipe, "search": search}, "test")).check(tmp_path / "cache")
+    plan_of(data=str(tmp_path), space=build_space({"recipe": recipe, "search": search}, "test")).check(
+        tmp_path / "cache"
+    )
     classifier = build_space({"recipe": {**recipe, "loss": "cross_entropy"}, "search": search}, "test")
     with pytest.raises(InvalidInput, match="no split 'test'"):
-        plan(data=str(tmp_path), space=classifier).check(tmp_path / "cache")
+        plan_of(data=str(tmp_path), space=classifier).check(tmp_path / "cache")
 
 
 def test_as_published_a_batch_may_take_all_training_classes(tmp_path: Path) -> None:
@@ -66,6 +54,6 @@ def test_as_published_a_batch_may_take_all_training_classes(tmp_path: Path) -> N
         "warm_epochs": 1,
     }
     space = build_space({"recipe": recipe, "search": {"routers": {"choice": [2, 3]}}}, "test")
-    plan(data=str(tmp_path), space=space, protocol="paper").check(tmp_path / "cache")
+    plan_of(data=str(tmp_path), space=space, protocol="paper").check(tmp_path / "cache")
     with pytest.raises(InvalidInput, match="batch_size"):
-        plan(data=str(tmp_path), space=space).check(tmp_path / "cache")
+        plan_of(data=str(tmp_path), space=space).check(tmp_path / "cache")

@@ -171,7 +171,7 @@ def test_trials_that_run_at_once_are_known_to_the_sampler() -> None:
         return found
 
     assert 10 * alike(liar=True) < alike(liar=False)
-    assert TPEByNumber(0)._of(0, 0)._constant_liar
+    assert TPEByNumber(0)._of(0)._constant_liar
 
 
 def test_a_configuration_that_is_like_an_earlier_one_is_drawn_again() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dfml.data.datasets import DATASETS
 from dfml.errors import InvalidInput
 from dfml.task import BEST_SCORE, SCORE
 from orchestration import layout, winner
@@ -18,23 +17,14 @@ from orchestration.plan import Plan
 from orchestration.records import TrialRecord
 from orchestration.search_space import build_space
 from orchestration.winner import InTurn, results_of, runs_of
+from tests.plans import plan_of
 
 SEED = 4
 
 
 def plan(**changes: Any) -> Plan:
     space = build_space({"recipe": {"epochs": 6}, "search": {"routers": {"choice": [2, 3]}}}, "test")
-    values = {
-        "name": "a",
-        "dataset": "emoji",
-        "data": str(DATASETS["emoji"]),
-        "trials": 3,
-        "workers_per_trial": 2,
-        "seed": SEED,
-        "reproductions": 3,
-        "space": space,
-    }
-    return Plan(**values | changes)
+    return plan_of(space, **{"seed": SEED, "reproductions": 3, **changes})
 
 
 def trial(number: int, best_epoch: int = 3) -> TrialRecord:
