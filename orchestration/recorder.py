@@ -15,9 +15,7 @@ from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
 from orchestration.reports import FAILED, FIGURES, LOST, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
 from orchestration.retention import clear_partial
-from orchestration.spent import Clock, Spent
-
-OVER_BUDGET = "the budget is spent"
+from orchestration.spent import OVER_BUDGET, Spent
 
 
 class Recorder(tune.Callback):
@@ -28,8 +26,7 @@ class Recorder(tune.Callback):
         records: of earlier sessions, in the order of their numbers; grows.
         console: prints.
         interruption: of the sweep.
-        clock: of the sweep.
-        spent: says whether the budget is.
+        spent: says whether the budget is, and has the clock.
         follow: called when a trial begins or ends.
     """
 
@@ -39,7 +36,6 @@ class Recorder(tune.Callback):
         records: list[TrialRecord],
         console: Console,
         interruption: Interruption,
-        clock: Clock,
         spent: Spent,
         follow: Callable[[TrialRecord], None],
     ) -> None:
@@ -47,7 +43,6 @@ class Recorder(tune.Callback):
         self._records = records
         self._console = console
         self._interruption = interruption
-        self._clock = clock
         self._spent = spent
         self._follow = follow
         self._started: set[int] = set()  # numbers, in this session
@@ -69,7 +64,7 @@ class Recorder(tune.Callback):
 
     def _save(self, record: TrialRecord) -> None:
         record.save(self._sweep)
-        self._clock.save()
+        self._spent.clock.save()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
@@ -123,7 +118,7 @@ class Recorder(tune.Callback):
             record.state = "finished"
         else:
             record.state = "stopped"
-            record.reason = OVER_BUDGET if self._spent.stop_all() else None
+            record.reason = OVER_BUDGET if self._spent.reached() else None
         self._end(record)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -12,7 +12,6 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestration import layout
-from orchestration.budget import Budget
 from orchestration.console import Console
 from orchestration.interruption import Interruption
 from orchestration.recorder import Recorder
@@ -61,7 +60,7 @@ def run(
     search: Searcher | None = None,
     scheduler: TrialScheduler | None = None,
     config: dict[str, Any] | None = None,
-    budget: Budget | None = None,
+    spent: Spent | None = None,
     follow: Callable[[TrialRecord], None] = lambda record: None,
 ) -> None:
     """Run `trials` trials to their end; `records` grows and is saved as they go.
@@ -74,15 +73,14 @@ def run(
         search: asked for configurations.
         scheduler: asked whether a trial goes on.
         config: of all trials, where nothing is searched.
-        budget: ends the run early.
+        spent: ends the run when the budget is.
         follow: called with the record of each trial that begins or ends.
 
     Raises:
         Interrupted: on Ctrl-C. What was running keeps the state "running" in its record.
     """
-    clock = Clock(setting.sweep)
-    spent = Spent(budget, clock, records)
-    recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, clock, spent, follow)
+    spent = spent or Spent(None, Clock(setting.sweep), records)
+    recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, spent, follow)
     tune.Tuner(
         tune.with_resources(trainable, setting.driver),
         param_space=config,

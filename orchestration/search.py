@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,6 +117,7 @@ class OptunaSearcher(Searcher):
         job: the same for all trials: where data and results are, what a trial gets of the cluster, and `epochs`.
         records: of earlier sessions, in the order of their numbers. Those that were cut come first, with their numbers.
         objectives: what is optimised, the score first.
+        is_over: says when no more trials are to be started.
     """
 
     def __init__(
@@ -126,11 +127,13 @@ class OptunaSearcher(Searcher):
         job: dict[str, Any],
         records: Sequence[TrialRecord],
         objectives: Sequence[Objective],
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(metric=BEST_SCORE, mode="max")
         self._space = space
         self._job = job
         self._objectives = objectives
+        self._is_over = is_over
         self._trials = SweepStudy(InMemoryStorage(), space, objectives, records)
         self._trials.study.sampler = sampler
         for point in space.first[len(records) :]:
@@ -138,8 +141,10 @@ class OptunaSearcher(Searcher):
         self._cut = [record for record in records if record.state == "running"]
         self._running: dict[str, _Running] = {}  # by Tune's name of the trial
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial's configuration: `number`, `parameters`, `recipe`, `flops` and `job`."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's configuration: `number`, `parameters`, `recipe`, `flops` and `job`; or Tune's word that there is none."""
+        if self._is_over():
+            return str(Searcher.FINISHED)
         if self._cut:
             record = self._cut.pop(0)
             number, recipe, flops, score = record.number, record.recipe, record.flops, record.best
@@ -201,9 +206,10 @@ def searcher(
     job: dict[str, Any],
     records: Sequence[TrialRecord],
     objectives: Sequence[Objective] = SCORE_ALONE,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> OptunaSearcher:
     """The searcher of a sweep: TPE from the trials that there are, then the space's `first`."""
-    return OptunaSearcher(space, TPEByNumber(seed), job, records, objectives)
+    return OptunaSearcher(space, TPEByNumber(seed), job, records, objectives, is_over)
 
 
 class ResumableASHA(ASHAScheduler):

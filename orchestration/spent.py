@@ -12,6 +12,9 @@ from dfml import storage
 from orchestration import layout
 from orchestration.budget import Budget
 from orchestration.records import TrialRecord
+from orchestration.reports import FIGURES, RESUMED
+
+OVER_BUDGET = "the budget is spent"
 
 
 class Clock:
@@ -35,7 +38,7 @@ class Clock:
 
 
 class Spent(Stopper):
-    """Tells Tune to end the search when the budget is spent: no trial starts any more, and those that run end after their epoch.
+    """Ends the search when the budget is spent: no trial starts any more, and those that run end after their epoch.
 
     Args:
         budget: None for none.
@@ -44,22 +47,30 @@ class Spent(Stopper):
     """
 
     def __init__(self, budget: Budget | None, clock: Clock, records: list[TrialRecord]) -> None:
+        self.clock = clock
         self._budget = budget
-        self._clock = clock
         self._records = records
 
     def __reduce__(self) -> Any:
         return _Never, ()  # Tune stores its stoppers to restore them; we don't
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.stop_all()
-
-    def stop_all(self) -> bool:
+    def reached(self, further: int = 0) -> bool:
+        """Whether the budget is spent, with so many epochs that the records don't have yet."""
         if self._budget is None:
             return False
         if self._budget.hours is not None:
-            return self._clock.seconds >= self._budget.hours * 3600
-        return sum(len(record.epochs) for record in self._records) >= (self._budget.epochs or 0)
+            return self.clock.seconds >= self._budget.hours * 3600
+        return sum(len(record.epochs) for record in self._records) + further >= (self._budget.epochs or 0)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial ends with this result, which Tune shows here before the records have it."""
+        if result.get("done") or result.get("epoch", 0) >= result["config"]["job"]["epochs"]:
+            return False  # it ends by itself, and isn't killed before its last checkpoint is in
+        return self.reached(further=int(FIGURES in result and not result[RESUMED]))
+
+    def stop_all(self) -> bool:
+        """Never: what Tune stops in this way it neither tells its callbacks nor its searcher. The searcher ends the search."""
+        return False
 
 
 class _Never(Stopper):
@@ -68,3 +79,11 @@ class _Never(Stopper):
 
     def stop_all(self) -> bool:
         return False
+
+
+def end_cut(records: list[TrialRecord]) -> list[TrialRecord]:
+    """Of a search that has ended, the trials that an earlier session cut and for which nothing was left of the budget; now stopped."""
+    cut = [record for record in records if record.state == "running"]
+    for record in cut:
+        record.state, record.reason, record.ended = "stopped", OVER_BUDGET, time.time()
+    return cut

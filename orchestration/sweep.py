@@ -20,7 +20,7 @@ from orchestration.results import Results, best_trial, forget_results, load_resu
 from orchestration.runs import Setting, run
 from orchestration.search import ResumableASHA, searcher
 from orchestration.share import Share, share
-from orchestration.spent import Clock, Spent
+from orchestration.spent import Clock, Spent, end_cut
 from orchestration.study import StudyFile
 from orchestration.trial import run_trial
 from orchestration.winner import reproduce, results_of
@@ -122,16 +122,19 @@ def _search(plan: Plan, job: dict[str, Any], records: list[TrialRecord], setting
     """Run the trials that haven't ended yet."""
     study = StudyFile(setting.sweep, plan.space, plan.objectives, records)
     left = plan.trials - sum(record.state != "running" for record in records)
-    if left == 0 or Spent(plan.budget, Clock(setting.sweep), records).stop_all():
-        return
-    run(
-        run_trial,
-        setting,
-        records,
-        trials=left,
-        search=searcher(plan.space, plan.seed, job, records, plan.objectives),
-        scheduler=ResumableASHA(records, plan.defaults().epochs, plan.longest_warm_up()),
-        budget=plan.budget,
-        follow=study.update,
-    )
+    spent = Spent(plan.budget, Clock(setting.sweep), records)
+    if left > 0 and not spent.reached():
+        run(
+            run_trial,
+            setting,
+            records,
+            trials=left,
+            search=searcher(plan.space, plan.seed, job, records, plan.objectives, spent.reached),
+            scheduler=ResumableASHA(records, plan.defaults().epochs, plan.longest_warm_up()),
+            spent=spent,
+            follow=study.update,
+        )
     records.sort(key=lambda record: record.number)
+    for record in end_cut(records):
+        record.save(setting.sweep)
+        study.update(record)

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from dfml.task import BEST_SCORE
 from orchestration.records import TrialRecord
@@ -146,6 +147,11 @@ def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_a_failed_one_as_f
     assert trials[2].values is None
     assert trials[1].intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
     assert search.suggest("next")["number"] == 3  # type: ignore[index]
+
+
+def test_no_trial_is_suggested_when_the_budget_is_spent() -> None:
+    search = searcher(SPACE, 3, {"epochs": 4}, [], is_over=lambda: True)
+    assert search.suggest("a") == Searcher.FINISHED
 
 
 def test_a_trial_whose_process_died_is_told_as_failed() -> None:
