@@ -26,8 +26,8 @@ from dfml.data.split import ClassSubset, subset_of_classes, training_and_validat
 from dfml.recipe import recipe_from
 from dfml.task import SCORE
 from dfml.train import Training, TrainingDiverged
-from orchestration.domains import Choice, ScheduleChoice
-from orchestration.search_space import SearchSpace, read_space
+from orchestration.search.domains import Choice, ScheduleChoice
+from orchestration.search.space import SearchSpace, read_space
 
 CURVES = Path(__file__).parent / "curves"
 CLASSES = 80  # to train on; few, so that an epoch takes seconds

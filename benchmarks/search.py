@@ -11,7 +11,7 @@ Counted are the epochs until a trial's best score is within 0.005 of the best of
 quartiles, over the first 20 seeds and over all, and writes search.json beside this file. "never" is the share of searches that hadn't
 found it in `PATIENCE` times the epochs of all configurations: ASHA stops a configuration that begins slowly each time it comes.
 
-The settings (orchestration/search.py) were compared on these same curves, with seeds 100 to 139 and 200 to 299, and some of them with
+The settings (orchestration/search/sampler.py, asha.py) were compared on these same curves, with seeds 100 to 139 and 200 to 299, and some of them with
 seeds 0 to 19 too (`--tune` compares settings). Most differ by less than the seeds do.
 """
 
@@ -31,9 +31,11 @@ from optuna.samplers import RandomSampler
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from dfml.task import BEST_SCORE
-from orchestration.objectives import SCORE_ALONE
-from orchestration.search import REDUCTION_FACTOR, OptunaSearcher, ResumableASHA, TPEByNumber
-from orchestration.search_space import SearchSpace, read_space
+from orchestration.search.asha import REDUCTION_FACTOR, ResumableASHA
+from orchestration.search.objectives import SCORE_ALONE
+from orchestration.search.sampler import TPEByNumber
+from orchestration.search.searcher import OptunaSearcher
+from orchestration.search.space import SearchSpace, read_space
 
 CURVES = Path(__file__).parent / "curves"
 NEAR = (0.005, 0.01, 0.02)  # of R@1; the first decides

@@ -23,16 +23,17 @@ from ray import tune
 
 import orchestration.environment  # noqa: F401  (before anything imports ray)
 from dfml.task import BEST_SCORE, SCORE
-from orchestration.cluster import cluster
+from orchestration.cluster.connection import cluster
+from orchestration.cluster.share import Share
 from orchestration.console import Console
 from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
 from orchestration.reports import FIGURES, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
-from orchestration.runs import Setting, run
-from orchestration.search import ResumableASHA, searcher
-from orchestration.search_space import read_space
-from orchestration.share import Share
-from orchestration.study import StudyFile
+from orchestration.search.asha import ResumableASHA
+from orchestration.search.searcher import searcher
+from orchestration.search.space import read_space
+from orchestration.search.study import StudyFile
+from orchestration.trials.runs import Setting, run
 
 CURVES = Path(__file__).parent / "curves"
 PARTS = 10  # of the sweep, which are compared

@@ -11,11 +11,11 @@ from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
-from orchestration.budget import parse_budget
-from orchestration.objectives import Objective
 from orchestration.plan import Conduct, Plan
-from orchestration.protocols import PROTOCOLS
-from orchestration.search_space import read_space
+from orchestration.results.protocols import PROTOCOLS
+from orchestration.search.budget import parse_budget
+from orchestration.search.objectives import Objective
+from orchestration.search.space import read_space
 
 OBJECTIVES: dict[str, Objective] = {
     "recall@1": "score",
@@ -218,8 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         # These import Ray, which takes seconds: not before the input is known to be good.
         from orchestration.console import Console
-        from orchestration.runs import Interrupted
         from orchestration.sweep import dry_run, run_sweep
+        from orchestration.trials.runs import Interrupted
 
         console = Console(plan.trials, "test" if plan.protocol == "paper" else "validation")
         if arguments.dry_run:

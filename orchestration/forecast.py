@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from orchestration.cluster.share import Share
 from orchestration.plan import Plan
-from orchestration.search import REDUCTION_FACTOR, first_rung
-from orchestration.share import Share
+from orchestration.search.asha import REDUCTION_FACTOR, first_rung
 
 
 def rungs(epochs: int, warm_epochs: int) -> list[int]:

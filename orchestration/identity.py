@@ -43,8 +43,8 @@ def is_widened(plan: Plan, sweep: str) -> bool:
     Raises:
         InvalidInput: there is none, or it differs in other things too.
     """
-    from orchestration.search_space import SearchSpace
-    from orchestration.widening import not_widened
+    from orchestration.search.space import SearchSpace
+    from orchestration.search.widening import not_widened
 
     before = _stored(sweep)
     if before is None:

@@ -16,7 +16,7 @@ import ray
 from dfml.data.__main__ import main
 from dfml.data.packing import Job, Packed
 from dfml.errors import InvalidInput
-from orchestration.cluster import cluster
+from orchestration.cluster.connection import cluster
 
 AHEAD = 2  # jobs a core that are handed out at a time: enough that none idles, few enough that little is held in Ray's store
 

@@ -20,8 +20,8 @@ from dfml.data.order import epoch_batches
 from dfml.data.split import holdout_rows
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
-from orchestration.budget import Budget
-from orchestration.search_space import SearchSpace
+from orchestration.search.budget import Budget
+from orchestration.search.space import SearchSpace
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pyarrow")
 

@@ -8,22 +8,23 @@ from dfml import storage
 from dfml.data.cache import Cache
 from dfml.errors import InvalidInput
 from orchestration import layout
-from orchestration.cluster import check_readable, cluster
+from orchestration.cluster.connection import check_readable, cluster
+from orchestration.cluster.share import Share, share
 from orchestration.console import Console
 from orchestration.forecast import forecast
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.interruption import Interruption
 from orchestration.plan import Conduct, Plan
 from orchestration.records import TrialRecord, load_records
-from orchestration.report import write_report
-from orchestration.results import Results, best_trial, forget_results, load_results, show
-from orchestration.runs import Setting, run
-from orchestration.search import ResumableASHA, searcher
-from orchestration.share import Share, share
-from orchestration.spent import Clock, Spent, end_cut
-from orchestration.study import StudyFile
-from orchestration.trial import run_trial
-from orchestration.winner import reproduce, results_of
+from orchestration.results.report import write_report
+from orchestration.results.summary import Results, best_trial, forget_results, load_results, show
+from orchestration.results.winner import reproduce, results_of
+from orchestration.search.asha import ResumableASHA
+from orchestration.search.searcher import searcher
+from orchestration.search.spent import Clock, Spent, end_cut
+from orchestration.search.study import StudyFile
+from orchestration.trials.runs import Setting, run
+from orchestration.trials.trial import run_trial
 
 
 def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: bool = False) -> None:

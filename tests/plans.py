@@ -6,7 +6,7 @@ from typing import Any
 
 from dfml.data.datasets import DATASETS
 from orchestration.plan import Plan
-from orchestration.search_space import SearchSpace, build_space
+from orchestration.search.space import SearchSpace, build_space
 
 
 def plan_of(space: SearchSpace | None = None, **changes: Any) -> Plan:

@@ -14,14 +14,14 @@ from ray_head import RAY, Head, end, environment_of, free_port, ray_folder, ray_
 
 from dfml.data.datasets import REPOSITORY
 from dfml.errors import InvalidInput
-from orchestration.cluster import find_cluster
+from orchestration.cluster.connection import find_cluster
 
 pytestmark = pytest.mark.integration
 
 FIND = """
 import orchestration.environment
 from dfml.errors import InvalidInput
-from orchestration.cluster import find_cluster
+from orchestration.cluster.connection import find_cluster
 try:
     print(*find_cluster(), sep="")
 except InvalidInput as error:
@@ -30,7 +30,7 @@ except InvalidInput as error:
 # Takes the whole cluster for itself, and says so.
 HOLD = """
 import orchestration.environment, ray, time
-from orchestration.cluster import cluster
+from orchestration.cluster.connection import cluster
 with cluster() as where:
     group = ray.util.placement_group([{"CPU": 1}] * 2)
     ray.get(group.ready())
@@ -39,7 +39,7 @@ with cluster() as where:
 """
 WAIT = """
 import orchestration.environment, ray, time
-from orchestration.cluster import cluster, share, waiting_for
+from orchestration.cluster.connection import cluster, share, waiting_for
 with cluster() as where:
     part = share(2)
     began = time.monotonic()
@@ -48,7 +48,7 @@ with cluster() as where:
 READ = """
 import orchestration.environment
 from dfml.errors import InvalidInput
-from orchestration.cluster import check_readable, cluster
+from orchestration.cluster.connection import check_readable, cluster
 with cluster() as where:
     check_readable("s3://nowhere/data")
     check_readable("/usr")
@@ -59,7 +59,7 @@ with cluster() as where:
 """
 JOB = """
 import orchestration.environment, ray
-from orchestration.cluster import cluster
+from orchestration.cluster.connection import cluster
 with cluster() as where:
     print(where)
     print("a worker has", ray.get(ray.remote(num_cpus=1)(lambda: __import__("os").environ["OMP_NUM_THREADS_OF_JOB"]).remote()))

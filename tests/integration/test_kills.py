@@ -23,7 +23,7 @@ from small_sweep import Sweep, sweep_of
 
 from dfml import storage
 from orchestration import layout
-from orchestration.retention import whole_checkpoints
+from orchestration.trials.retention import whole_checkpoints
 from tests.s3.servers import moto_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]

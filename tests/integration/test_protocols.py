@@ -103,7 +103,7 @@ def test_best_is_the_winning_trials_own_best_epoch(published: tuple[Sweep, str],
 def test_ray_names_the_same_checkpoints_as_the_list_that_is_read(published: tuple[Sweep, str]) -> None:
     import ray.train
 
-    from orchestration.kept import fetch_best, kept_checkpoints
+    from orchestration.trials.kept import fetch_best, kept_checkpoints
 
     sweep = published[0]
     for number in range(TRIALS):

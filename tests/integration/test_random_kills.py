@@ -20,7 +20,7 @@ from dfml.data.dataset import ShardedImages
 from dfml.data.split import training_and_validation
 from dfml.recipe import recipe_from
 from dfml.train import Training
-from orchestration.retention import SNAPSHOT
+from orchestration.trials.retention import SNAPSHOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 

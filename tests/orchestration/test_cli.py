@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.budget import Budget
 from orchestration.cli import main, parser, plan_from
+from orchestration.search.budget import Budget
 
 
 def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:

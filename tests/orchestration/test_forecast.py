@@ -6,11 +6,11 @@ import random
 
 import pytest
 
+from orchestration.cluster.share import Share
 from orchestration.forecast import expected_epochs, forecast, rungs
-from orchestration.search import REDUCTION_FACTOR, ResumableASHA
-from orchestration.share import Share
+from orchestration.search.asha import REDUCTION_FACTOR, ResumableASHA
+from tests.orchestration.search.test_asha import decisions
 from tests.orchestration.test_identity import plan, space
-from tests.orchestration.test_search import decisions
 
 
 @pytest.mark.parametrize(("epochs", "warm"), [(60, 5), (60, 1), (9, 1), (3, 1), (2, 1)])

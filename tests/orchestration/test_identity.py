@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dfml.errors import InvalidInput
-from orchestration.budget import Budget
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.plan import Plan, git_revision
-from orchestration.search_space import SearchSpace, build_space
+from orchestration.search.budget import Budget
+from orchestration.search.space import SearchSpace, build_space
 from tests.plans import plan_of
 
 

@@ -9,7 +9,7 @@ import pytest
 from dfml.data.datasets import DATASETS
 from dfml.data.packing import pack
 from dfml.errors import InvalidInput
-from orchestration.search_space import build_space
+from orchestration.search.space import build_space
 from tests.packed import many
 from tests.plans import plan_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dfml.task import BEST_SCORE
 from orchestration.records import TrialRecord, describe, load_records
-from orchestration.results import best_trial, trial_rows
+from orchestration.results.summary import best_trial, trial_rows
 
 
 def record(number: int, values: list[float], **more: Any) -> TrialRecord:

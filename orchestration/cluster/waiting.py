@@ -1,0 +1,112 @@
+"""Why a trial waits: what it needs, what is free, who holds the rest, and whether more is to come."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import defaultdict
+from typing import Any
+
+import ray
+from ray._private import state
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.util import placement_group_table
+
+from orchestration.cluster.capacity import HERE, Nodes, amount, grown, limits, present, workers_on
+from orchestration.cluster.share import Share
+
+JOB_HEX = 8  # a placement group's id ends with that of the job that made it
+
+
+def waiting_for(share: Share) -> str | None:
+    """Why no trial can be placed now, in a sentence; None where one could be.
+
+    A few calls to the GCS, some milliseconds.
+    """
+    free = [
+        Nodes(HERE, 1, int(held.get("CPU", 0)), int(held.get("GPU", 0)))
+        for held in state.available_resources_per_node().values()
+    ]
+    if workers_on(free, share.cpus, share.gpu) >= share.min_workers:
+        return None
+    now = present()
+    worker = amount(share.cpus, int(share.gpu))
+    fewest = f" (at least {share.min_workers})" if share.min_workers < share.workers else ""
+    parts = [
+        f"a trial needs {share.workers} worker(s){fewest} with {worker} each, all of a worker's on one node",
+        f"the cluster has {_sum(now)} on {len(now)} node(s), of which {_sum(free)} are free",
+        *_holders(),
+        _growth(share, now),
+    ]
+    return "; ".join(parts)
+
+
+def _sum(nodes: list[Nodes]) -> str:
+    return amount(sum(each.cpus for each in nodes), sum(each.gpus for each in nodes))
+
+
+def _holders() -> list[str]:
+    """Who holds how much in placement groups, as workers of trials do; Ray doesn't tell of single tasks."""
+    held: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for group in placement_group_table().values():
+        if group["state"] != "CREATED":
+            continue
+        job = group["placement_group_id"][-JOB_HEX:]
+        for bundle in group["bundles"].values():
+            held[job][0] += bundle.get("CPU", 0)
+            held[job][1] += bundle.get("GPU", 0)
+    own = ray.get_runtime_context().get_job_id()
+    jobs = {job["JobID"]: job for job in state.jobs()} if held.keys() - {own} else {}
+    return [
+        f"{amount(*held[job])} are held by {'this sweep' if job == own else _job(job, jobs.get(job))}"
+        for job in sorted(held, key=lambda job: job != own)
+        if any(held[job])
+    ]
+
+
+def _job(number: str, job: dict[str, Any] | None) -> str:
+    if job is None:
+        return f"job {number}"
+    command = textwrap.shorten(job["Entrypoint"], 120, placeholder=" …")
+    return f"job {number} ({command}, from {job['DriverIPAddress']})"
+
+
+def _growth(share: Share, now: list[Nodes]) -> str:
+    """What the autoscaler may add, what it is starting, and what it couldn't start."""
+    most = limits()
+    kinds = {kind.kind for kind in most.kinds}
+    largest = grown(now, most)
+    more = sum(each.count for each in largest) - len(now)
+    if not kinds:
+        return "no autoscaler adds nodes here"
+    if more <= 0:
+        return "the autoscaler has no node left to add"
+    fitting = [each for each in largest if each.kind in kinds and each.workers(share.cpus, share.gpu)]
+    if not fitting:
+        return "no node that the autoscaler may add is large enough for a worker"
+    starting, failed = _launches()
+    parts = [f"the autoscaler may add {more} node(s) ({', '.join(each.kind for each in fitting)})"]
+    if starting:
+        parts.append(f"it is starting {starting}")
+    if failed:
+        parts.append(f"its last launch failed ({failed})")
+    return ", ".join(parts)
+
+
+def _launches() -> tuple[int, str]:
+    """Nodes that are being started, and why the last launch failed; each version of the autoscaler reports in its own way."""
+    if status := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):  # version 1
+        report = json.loads(status).get("autoscaler_report") or {}
+        starting = sum((report.get("pending_launches") or {}).values()) + len(report.get("pending_nodes") or [])
+        summary = (report.get("node_availability_summary") or {}).get("node_availabilities") or {}
+        reasons = [
+            record["unavailable_node_information"]["description"]
+            for record in summary.values()
+            if not record["is_available"] and record.get("unavailable_node_information")
+        ]
+        return starting, reasons[-1] if reasons else ""
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    starting = sum(launch.count for launch in status.pending_launches) + len(status.pending_nodes)
+    return starting, status.failed_launches[-1].details if status.failed_launches else ""

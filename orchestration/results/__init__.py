@@ -1,0 +1,1 @@
+"""The winner: trained again, scored on the test classes, and told in tables, the report and the model card."""

@@ -1,0 +1,1 @@
+"""What is searched and how: spaces, Optuna's sampler and study, ASHA, the budget."""

@@ -1,0 +1,56 @@
+"""ASHA's rungs, rebuilt from records."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from dfml.task import BEST_SCORE
+from orchestration.records import TrialRecord
+from orchestration.search.asha import ResumableASHA, first_rung
+
+
+def curve(number: int, values: list[float]) -> TrialRecord:
+    epochs = [{"epoch": epoch, BEST_SCORE: value} for epoch, value in enumerate(values, start=1)]
+    return TrialRecord(number=number, parameters={}, recipe={}, state="finished", epochs=epochs)
+
+
+def decisions(scheduler: ASHAScheduler, number: int, values: list[float]) -> list[str]:
+    trial: Any = SimpleNamespace(trial_id=f"now-{number}", config={"number": number})
+    scheduler.on_trial_add(None, trial)
+    return [
+        scheduler.on_trial_result(None, trial, {"epoch": epoch, BEST_SCORE: value})
+        for epoch, value in enumerate(values, start=1)
+    ]
+
+
+def test_rungs_of_earlier_sessions_stop_a_poor_trial() -> None:
+    records = [curve(0, [0.1, 0.5, 0.6, 0.7]), curve(1, [0.1, 0.4, 0.5, 0.6])]
+    resumed = ResumableASHA(records, epochs=8, warm_epochs=1)
+    assert TrialScheduler.STOP in decisions(resumed, 2, [0.1, 0.2])
+    fresh = ResumableASHA([], epochs=8, warm_epochs=1)
+    assert TrialScheduler.STOP not in decisions(fresh, 2, [0.1, 0.2])
+
+
+def test_a_cut_trial_is_judged_by_its_own_earlier_epochs() -> None:
+    """Resumed at epoch 3, it must not be entered in the rung at 2 with what it reached at 3."""
+    cut = curve(1, [0.1, 0.3])
+    cut.state = "running"
+    records = [curve(0, [0.1, 0.4, 0.5, 0.6]), cut]
+    resumed = ResumableASHA(records, epochs=8, warm_epochs=1)
+    trial: Any = SimpleNamespace(trial_id="new", config={"number": 1})
+    resumed.on_trial_add(None, trial)
+    resumed.on_trial_result(None, trial, {"epoch": 3, BEST_SCORE: 0.9})
+    # With 0.4 and 0.3 in the rung, 0.36 is in the better half; with 0.4 and 0.9 it wouldn't be.
+    assert TrialScheduler.STOP not in decisions(resumed, 2, [0.1, 0.36])
+
+
+@pytest.mark.parametrize(("epochs", "warm"), [(4, 1), (60, 5), (2, 1), (10, 0)])
+def test_no_rung_lies_in_the_warm_up(epochs: int, warm: int) -> None:
+    assert warm < first_rung(epochs, warm) <= epochs
+    scheduler = ResumableASHA([curve(n, [0.9] * epochs) for n in range(6)], epochs, warm)
+    stopped = decisions(scheduler, 6, [0.0] * epochs)
+    assert stopped.index(TrialScheduler.STOP) + 1 > warm

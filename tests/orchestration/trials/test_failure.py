@@ -1,0 +1,61 @@
+"""Errors of a worker: which would come again, and what the trial's record then says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfml.errors import InvalidInput
+from dfml.train.training import TrainingDiverged
+from orchestration.trials.failure import Final, reason_of, told_apart
+
+
+def raised(act: object) -> Exception:
+    try:
+        act()  # type: ignore[operator]
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_torchs_own_out_of_memory_on_the_host_is_final() -> None:
+    error = raised(lambda: torch.empty(2**55, dtype=torch.uint8))
+    assert "out of memory on the host" in str(reason_of(error))
+    assert "lower batch_size" in str(reason_of(error))
+
+
+def test_pythons_own_out_of_memory_is_final() -> None:
+    error = raised(lambda: bytearray(2**60))
+    assert isinstance(error, MemoryError)
+    assert "out of memory on the host" in str(reason_of(error))
+
+
+def test_out_of_memory_on_a_gpu_is_final() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    assert "out of memory on the GPU" in str(reason_of(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TrainingDiverged("the loss is nan"), InvalidInput("no such file"), KeyError("a slip"), ValueError("a slip")],
+)
+def test_what_would_come_again_is_final(error: Exception) -> None:
+    assert reason_of(error) is not None
+    with pytest.raises(Final, match=r"the loss is nan|no such file|a slip"), told_apart():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("by peer"),
+        TimeoutError("S3"),
+        EOFError(),
+        RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:24567"),
+        torch.distributed.DistBackendError("NCCL error: unhandled system error"),
+    ],
+)
+def test_what_a_retry_may_mend_passes_as_it_is(error: Exception) -> None:
+    assert reason_of(error) is None
+    with pytest.raises(type(error)), told_apart():
+        raise error

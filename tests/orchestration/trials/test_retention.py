@@ -1,0 +1,69 @@
+"""What an ended trial leaves: whole checkpoints, and no part of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dfml import storage
+from orchestration.trials.retention import SNAPSHOT, clear_partial, whole_checkpoints
+from orchestration.trials.scratch import PREFIX, clear_stale, scratch
+
+
+def write_trial(sweep: str) -> str:
+    trial = storage.join(sweep, "trials", "003")
+    for folder in ("checkpoint_a", "checkpoint_b", "checkpoint_partial", "unfinished/0002_5"):
+        storage.write(storage.join(trial, folder, "model.safetensors"), b"weights")
+    results = [{"checkpoint_dir_name": "checkpoint_a"}]
+    state = {"checkpoint_results": results, "latest_checkpoint_result": {"checkpoint_dir_name": "checkpoint_b"}}
+    storage.write(storage.join(trial, SNAPSHOT), json.dumps(state).encode())
+    storage.write(storage.join(trial, "record.json"), b"{}")
+    return trial
+
+
+def test_only_what_the_snapshot_names_is_left(place: str) -> None:
+    sweep = place
+    trial = write_trial(sweep)
+    assert whole_checkpoints(trial) == {"checkpoint_a", "checkpoint_b"}
+    assert clear_partial(sweep, "003") == ["checkpoint_partial", "unfinished"]
+    for name in ("checkpoint_a/model.safetensors", "checkpoint_b/model.safetensors", "record.json", SNAPSHOT):
+        assert storage.exists(storage.join(trial, name))
+    for name in ("checkpoint_partial/model.safetensors", "unfinished/0002_5/model.safetensors"):
+        assert not storage.exists(storage.join(trial, name))
+    assert clear_partial(sweep, "003") == []
+
+
+def test_a_trial_that_never_ran_has_nothing_to_clear(place: str) -> None:
+    assert clear_partial(place, "007") == []
+
+
+KILLED = """
+import os, signal
+from orchestration.trials.scratch import scratch
+with scratch() as folder:
+    print(folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    left = Path(done.stdout.strip())
+    assert left.parent == tmp_path
+    assert left.name.startswith(PREFIX)
+    (left / "model.safetensors").write_bytes(b"half")
+    with scratch() as mine:
+        clear_stale()
+        assert mine.is_dir()
+    assert list(tmp_path.iterdir()) == []
