@@ -44,7 +44,9 @@ def floor(workers: int) -> float:
     return min(once() for _ in range(3))
 
 
-def sweep(trials: int, workers: int, epochs: int, storage: str) -> tuple[list[TrialRecord], TrialRecord, float]:
+def sweep(
+    trials: int, workers: int, epochs: int, image_size: int, storage: str
+) -> tuple[list[TrialRecord], TrialRecord, float]:
     """Run a sweep; returns its trials' records, the winner's, and the seconds of the whole command."""
     command = [
         sys.executable,
@@ -56,7 +58,7 @@ def sweep(trials: int, workers: int, epochs: int, storage: str) -> tuple[list[Tr
         "--max-epochs",
         epochs,
     ]
-    command += ["--storage", storage, "--name", "overhead"]
+    command += ["--set", f"image_size={image_size}", "--storage", storage, "--name", "overhead"]
     began = time.monotonic()
     subprocess.run(
         [str(word) for word in command], cwd=REPOSITORY, check=True, env={**os.environ, "RAY_ADDRESS": "local"}
@@ -103,21 +105,28 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2, help="of a trial, one core each")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=96,
+        help="in training; at 96 px, on two cores, a trial that is stopped after two epochs lasts a minute",
+    )
     parser.add_argument("--simulated", type=int, default=1000, help="trials of the simulated sweep; 0: none")
     arguments = parser.parse_args()
 
     content: dict[str, Any] = {"cores": os.cpu_count(), "workers": arguments.workers}
     content["floor_seconds"] = round(floor(arguments.workers), 2)
     if arguments.trials:
-        content |= real(arguments.trials, arguments.workers, arguments.epochs, content["floor_seconds"])
+        content |= real(arguments, content["floor_seconds"])
     if arguments.simulated:
         content["simulated"] = simulate(arguments.simulated)
     (Path(__file__).parent / "sweep_overhead.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def real(trials: int, workers: int, epochs: int, floor_seconds: float) -> dict[str, Any]:
+def real(arguments: argparse.Namespace, floor_seconds: float) -> dict[str, Any]:
+    trials, workers = arguments.trials, arguments.workers
     with tempfile.TemporaryDirectory() as storage:
-        records, winner, seconds = sweep(trials, workers, epochs, storage)
+        records, winner, seconds = sweep(trials, workers, arguments.epochs, arguments.image_size, storage)
     of = phases(records)
     medians = {name: round(statistics.median(values), 2) for name, values in of.items() if values}
     assert records[0].began is not None
@@ -125,7 +134,10 @@ def real(trials: int, workers: int, epochs: int, floor_seconds: float) -> dict[s
     search = records[-1].ended - records[0].began
     trained = sum(of["training steps"])
     first_step = statistics.median(a + b for a, b in zip(*list(of.values())[:2], strict=True))
-    print(f"\n{trials} trials, {workers} workers of one core each; medians in seconds\n")
+    lasted = sorted(record.ended - record.began for record in records if record.ended and record.began)
+    print(
+        f"\n{trials} trials of {lasted[0]:.0f} to {lasted[-1]:.0f} s, {workers} workers of one core each; medians in seconds\n"
+    )
     for name, value in medians.items():
         print(f"  {value:7.2f}  {name}")
     print(
@@ -140,6 +152,8 @@ def real(trials: int, workers: int, epochs: int, floor_seconds: float) -> dict[s
     )
     return {
         "trials": trials,
+        "image_size": arguments.image_size,
+        "trial_seconds": [round(value, 1) for value in lasted],
         "median_seconds": medians,
         "start_to_first_step_seconds": round(first_step, 2),
         "share_of_search_in_steps": round(trained / search, 4),

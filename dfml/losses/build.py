@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from dfml.losses.cross_entropy import CrossEntropy
-from dfml.losses.library import LIBRARY, LibraryLoss
 from dfml.losses.proxy_anchor import ProxyAnchor
 from dfml.losses.published import CONSTANTS
 
@@ -30,4 +29,9 @@ def build_loss(recipe: Recipe, classes: int, width: int) -> nn.Module:
         assert alpha is not None
         assert margin is not None
         return ProxyAnchor(classes, width, alpha=alpha, margin=margin)
+    from dfml.losses.library import (
+        LIBRARY,
+        LibraryLoss,
+    )  # brings SciPy's statistics along: half a second of each worker's start
+
     return LibraryLoss(*LIBRARY[recipe.loss](classes, width, margin or 0.0), seed=recipe.seed)
