@@ -21,6 +21,7 @@ import argparse
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,17 +45,19 @@ PATIENCE = 3
 
 
 class Table:
-    """Recorded curves by configuration: each the best score up to each epoch."""
+    """Recorded curves by configuration: the best score up to each epoch, of the mean over the seeds that it was trained with."""
 
     def __init__(self, space: SearchSpace, trials: list[dict[str, Any]]) -> None:
         self.space = space
         self.epochs = space.defaults().epochs
         self.rates = np.array(sorted({trial["configuration"]["lr"] for trial in trials}))
+        scores: dict[tuple[Any, ...], list[list[float]]] = {}
+        for trial in trials:
+            scores.setdefault(self._key(trial["configuration"]), []).append(trial["scores"])
         self.curves = {
-            self._key(trial["configuration"]): np.maximum.accumulate(trial["scores"]).tolist() for trial in trials
+            key: np.maximum.accumulate([statistics.mean(epoch) for epoch in zip(*several, strict=False)]).tolist()
+            for key, several in scores.items()
         }
-        if len(self.curves) < len(trials):
-            raise ValueError("a configuration is recorded twice")
         self.best = max(curve[-1] for curve in self.curves.values() if curve)
 
     def curve(self, recipe: dict[str, Any]) -> list[float]:
@@ -170,11 +173,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--tune", action="store_true", help="compare settings, on seeds from 200 on; writes nothing")
     arguments = parser.parse_args()
-    recorded = json.loads((CURVES / "emoji.json").read_text(encoding="utf-8"))
-    table = Table(read_space(CURVES / "emoji.yaml"), recorded["trials"])
+    recorded = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(CURVES.glob("emoji-*.json"))]
+    table = Table(read_space(CURVES / "emoji.yaml"), [trial for one in recorded for trial in one["trials"]])
     near = {within: table.near(within) for within in NEAR}
     print(
-        f"{len(table.curves)} recorded trials of {table.epochs} epochs, R@1 on {recorded['validation']['images']} validation images: best "
+        f"{len(table.curves)} recorded configurations of {table.epochs} epochs, R@1 on {recorded[0]['validation']['images']} validation images, "
+        f"mean of up to {len(recorded)} seeds: best "
         f"{table.best:.4f}; {', '.join(f'{count} within {within} of it' for within, count in near.items())}\n"
     )
     all_ways = ways(table)

@@ -42,7 +42,7 @@ ROUTER_FIGURES = 60  # an epoch of the emoji's backbone reports so many loads, w
 
 def replay(config: dict[str, Any]) -> None:
     """A trial whose epochs take no time; the curve is that of its number."""
-    curves = json.loads((CURVES / "emoji.json").read_text())["trials"]
+    curves = json.loads((CURVES / "emoji-0.json").read_text())["trials"]
     scores = curves[config["number"] % len(curves)]["scores"]
     for epoch in range(1, len(scores) + 1):
         best = max(scores[:epoch])
