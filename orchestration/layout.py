@@ -1,6 +1,7 @@
 """The names of what lies in a sweep's folder, `<storage>/<name>/`.
 
 sweep.json              arguments, search space, versions: what the sweep is
+lease.json              while run_sweep.py runs: where, and that it is alive
 elapsed.json            how long the search has run
 study.log               all trials as optuna-dashboard opens them
 tune/                   Ray Tune's own files: results as TensorBoard and JSON, errors
@@ -13,6 +14,7 @@ report/                 results.json, trials.csv, retrievals.png, index.html
 """
 
 SWEEP = "sweep.json"
+LEASE = "lease.json"
 ELAPSED = "elapsed.json"
 STUDY = "study.log"
 TUNE = "tune"

@@ -14,6 +14,7 @@ from orchestration.console import Console
 from orchestration.forecast import forecast
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.interruption import Interruption
+from orchestration.lease import hold
 from orchestration.plan import Conduct, Plan
 from orchestration.records import TrialRecord, load_records
 from orchestration.results.report import write_report
@@ -48,7 +49,8 @@ def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend
             f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one, or --extend this one"
         )
     else:
-        results = _run(plan, sweep, console, conduct, resumed, widened)
+        with hold(sweep, console.say):
+            results = _run(plan, sweep, console, conduct, resumed, widened)
     show(results, console)
     console.say(f"model:  {storage.join(sweep, layout.BEST)}")
     console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
