@@ -13,6 +13,8 @@ from dfml.errors import InvalidInput
 LESS_MEMORY = "lower batch_size or image_size, or raise gradient_accumulation"
 # Of torch's CPU allocator, and of other libraries that pass on the system's ENOMEM.
 NO_HOST_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc")
+# oneDNN says no more than this, whatever it lacked; where the same step has run before, that is memory.
+NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
 # What a rank raises because another has gone.
 LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "broken pipe", "timed out")
 
@@ -49,6 +51,8 @@ def reason_of(error: Exception) -> str | None:
         return f"out of memory on the GPU: {LESS_MEMORY} ({text.splitlines()[0]})"
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_HOST_MEMORY):
         return f"out of memory on the host: {LESS_MEMORY} ({last or 'no more is given to this process'})"
+    if any(words in text.lower() for words in NO_PRIMITIVE):
+        return f"out of memory on the host, it seems: {LESS_MEMORY} (oneDNN: {last})"
     if isinstance(error, TrainingDiverged | InvalidInput):
         return last
     lost = isinstance(error, OSError | EOFError | torch.distributed.DistError)

@@ -30,6 +30,12 @@ def test_pythons_own_out_of_memory_is_final() -> None:
     assert "out of memory on the host" in str(reason_of(error))
 
 
+def test_onednns_out_of_memory_is_final() -> None:
+    reason = str(reason_of(RuntimeError("could not create a primitive")))
+    assert reason.startswith("out of memory on the host, it seems: lower batch_size")
+    assert "oneDNN" in reason
+
+
 def test_out_of_memory_on_a_gpu_is_final() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
     assert "out of memory on the GPU" in str(reason_of(error))
