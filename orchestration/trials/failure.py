@@ -42,6 +42,8 @@ def told_apart() -> Iterator[None]:
 def reason_of(error: Exception) -> str | None:
     """Why an error is final, in a line; None where a retry may help."""
     import torch
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
 
     from dfml.train.training import TrainingDiverged
 
@@ -55,7 +57,8 @@ def reason_of(error: Exception) -> str | None:
         return f"out of memory on the host, it seems: {LESS_MEMORY} (oneDNN: {last})"
     if isinstance(error, TrainingDiverged | InvalidInput):
         return last
-    lost = isinstance(error, OSError | EOFError | torch.distributed.DistError)
+    # Ray's own come from what workers report through, an actor that may have lain on a lost node.
+    lost = isinstance(error, OSError | EOFError | torch.distributed.DistError | RayError | RayTrainError)
     if lost or (isinstance(error, RuntimeError) and any(words in text.lower() for words in LOST_PEER)):
         return None
     return f"{type(error).__name__}: {last}"

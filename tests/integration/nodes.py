@@ -16,6 +16,7 @@ from small_sweep import Sweep
 
 WORKER_PROCESS = "RayTrainWorker"  # titles of Ray's processes
 TRIAL_PROCESS = "ImplicitFunc"  # that in which Tune calls our function
+MEETING_PROCESS = "SynchronizationActor"  # where a trial's workers wait for each other before they report
 STORE = 100 * 2**20  # bytes of each node's object store
 LIST_GROUPS = (
     "import ray; ray.init(address='auto', log_to_driver=False, logging_level='CRITICAL'); from ray.util import placement_group_table; "

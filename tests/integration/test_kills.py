@@ -1,4 +1,4 @@
-"""One sweep through everything that can be lost: a worker, a trial's process, a node, the sweep's driver, the head with all its state.
+"""One sweep through everything that can be lost: a worker, a trial's process, where its workers meet, a node, the sweep's driver, the head with all its state.
 
 The sweep lives on S3. Each loss falls upon another trial, after its first epoch; each has a test below.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import boto3
 import optuna
 import pytest
-from nodes import TRIAL_PROCESS, WORKER_PROCESS, Console, cluster_of
+from nodes import MEETING_PROCESS, TRIAL_PROCESS, WORKER_PROCESS, Console, cluster_of
 from optuna.storages.journal import JournalFileBackend
 from small_sweep import Sweep, sweep_of
 
@@ -28,8 +28,9 @@ from tests.s3.servers import moto_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
-TRIALS = 5
-WORKER, TRIAL, NODE, DRIVER, HEAD = range(TRIALS)  # which trial suffers which loss
+TRIALS = 6
+WORKER, TRIAL, MEETING, NODE, DRIVER, HEAD = range(TRIALS)  # which trial suffers which loss
+LOSSES = (WORKER, TRIAL, MEETING, NODE)  # after which the same session goes on
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,8 @@ def survived(s3: str, few_emoji: Path) -> tuple[Sweep, list[str], str]:
         nodes.processes(WORKER_PROCESS)[0].kill()
         console.wait_for(f"trial {TRIAL}  epoch 1/3")
         nodes.processes(TRIAL_PROCESS)[0].kill()
+        console.wait_for(f"trial {MEETING}  epoch 1/3")
+        nodes.processes(MEETING_PROCESS)[0].kill()
         console.wait_for(f"trial {NODE}  epoch 1/3")
         nodes.lose(nodes.node_of(nodes.processes(WORKER_PROCESS)[0]))
         console.wait_for(f"trial {DRIVER}  epoch 1/3")
@@ -85,7 +88,7 @@ def record(sweep: Sweep, number: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("number", range(TRIALS), ids=["worker", "trial", "node", "driver", "head"])
+@pytest.mark.parametrize("number", range(TRIALS), ids=["worker", "trial", "meeting", "node", "driver", "head"])
 def test_the_trial_ends_and_no_finished_epoch_is_computed_again(
     survived: tuple[Sweep, list[str], str], number: int
 ) -> None:
@@ -96,12 +99,12 @@ def test_the_trial_ends_and_no_finished_epoch_is_computed_again(
     assert epochs == list(range(1, len(epochs) + 1))
     assert len(epochs) >= 2  # the loss fell into its second
     assert found["repeated_epochs"] <= 1
-    assert found["losses"] == (1 if number in (WORKER, TRIAL, NODE) else 0)
+    assert found["losses"] == (1 if number in LOSSES else 0)
 
 
 def test_the_console_says_what_was_lost(survived: tuple[Sweep, list[str], str]) -> None:
     first = survived[1][0]
-    for number in (WORKER, TRIAL, NODE):
+    for number in LOSSES:
         assert re.search(rf"trial {number}  goes on from its last checkpoint: \S", first), first
 
 

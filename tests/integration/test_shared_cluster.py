@@ -18,6 +18,8 @@ def both(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tupl
     """Two sweeps of the same arguments, and what they printed."""
     storage = tmp_path_factory.mktemp("shared")
     sweeps = [sweep_of(few_emoji, storage, name, trials=1) for name in ("one", "other")]
+    for sweep in sweeps:
+        sweep.arguments += ["--max-epochs", "15"]  # longer than the other waits before it says so
     with cluster_of(2) as nodes:
         consoles = [Console(nodes.start(sweep)) for sweep in sweeps]
         printed = [console.end() for console in consoles]

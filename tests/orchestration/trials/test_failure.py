@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import CollectiveTimeoutError
 
 from dfml.errors import InvalidInput
 from dfml.train.training import TrainingDiverged
@@ -59,6 +61,8 @@ def test_what_would_come_again_is_final(error: Exception) -> None:
         EOFError(),
         RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:24567"),
         torch.distributed.DistBackendError("NCCL error: unhandled system error"),
+        ActorDiedError(),
+        CollectiveTimeoutError("a barrier"),
     ],
 )
 def test_what_a_retry_may_mend_passes_as_it_is(error: Exception) -> None:
