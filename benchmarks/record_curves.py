@@ -7,7 +7,7 @@ by the train loop for all its epochs: on `CLASSES` of the emoji's training class
 Writes benchmarks/curves/emoji-0.json after each trial; run again, it goes on with those that are missing. About an hour on a core.
 
 One score's standard error is larger than what sets good configurations apart, so they are trained with other seeds too. What
-collapsed with seed 0 (ended below half of its first epoch's score) isn't trained again: it does so with any seed.
+collapsed with seed 0 (ended below half of its first epoch's score) isn't trained again; that it would collapse again is assumed.
 """
 
 from __future__ import annotations

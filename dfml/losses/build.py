@@ -29,9 +29,7 @@ def build_loss(recipe: Recipe, classes: int, width: int) -> nn.Module:
         assert alpha is not None
         assert margin is not None
         return ProxyAnchor(classes, width, alpha=alpha, margin=margin)
-    from dfml.losses.library import (
-        LIBRARY,
-        LibraryLoss,
-    )  # brings SciPy's statistics along: half a second of each worker's start
+    # Brings SciPy's statistics along, half a second of each worker's start: only for losses that need it.
+    from dfml.losses.library import LIBRARY, LibraryLoss
 
     return LibraryLoss(*LIBRARY[recipe.loss](classes, width, margin or 0.0), seed=recipe.seed)
