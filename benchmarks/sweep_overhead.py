@@ -1,6 +1,7 @@
 """What a sweep costs beside training: the time around each trial, and the driver's own over a thousand trials.
 
     python benchmarks/sweep_overhead.py            # twelve trials of about a minute each on the emoji: a quarter of an hour on two cores
+    python benchmarks/sweep_overhead.py --workers 1 --at-once 2 --simulated 0
     python benchmarks/sweep_overhead.py --trials 3 --simulated 0
 
 Three parts. The floor is what cannot be saved as long as each trial has processes of its own: to start as many as it has workers,
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import orchestration.environment  # noqa: F401  (before anything imports ray)
 from benchmarks.simulated_sweep import simulate
-from orchestration.records import TrialRecord, load_record, load_records
+from orchestration.records import TrialRecord, load_records
 
 FLOOR = "import ray.train, dfml.train"
 REPOSITORY = Path(__file__).parents[1]
@@ -45,9 +46,9 @@ def floor(workers: int) -> float:
 
 
 def sweep(
-    trials: int, workers: int, epochs: int, image_size: int, storage: str
-) -> tuple[list[TrialRecord], TrialRecord, float]:
-    """Run a sweep; returns its trials' records, the winner's, and the seconds of the whole command."""
+    trials: int, workers: int, at_once: int, epochs: int, image_size: int, storage: str
+) -> tuple[list[TrialRecord], float]:
+    """Run a sweep; returns its trials' records and the seconds of the whole command."""
     command = [
         sys.executable,
         "run_sweep.py",
@@ -55,6 +56,8 @@ def sweep(
         trials,
         "--workers-per-trial",
         workers,
+        "--concurrent-trials",
+        at_once,
         "--max-epochs",
         epochs,
     ]
@@ -64,9 +67,7 @@ def sweep(
         [str(word) for word in command], cwd=REPOSITORY, check=True, env={**os.environ, "RAY_ADDRESS": "local"}
     )
     seconds = time.monotonic() - began
-    winner = load_record(f"{storage}/overhead", "winner")
-    assert winner is not None
-    return load_records(f"{storage}/overhead"), winner, seconds
+    return load_records(f"{storage}/overhead"), seconds
 
 
 def phases(records: list[TrialRecord]) -> dict[str, list[float]]:
@@ -81,7 +82,7 @@ def phases(records: list[TrialRecord]) -> dict[str, list[float]]:
         "last step to the next trial's start": [],
     }
     names = list(found)
-    for record, following in zip(records, [*records[1:], None], strict=True):
+    for record in records:
         assert record.began is not None
         assert record.placed is not None
         assert record.ended is not None
@@ -95,8 +96,8 @@ def phases(records: list[TrialRecord]) -> dict[str, list[float]]:
         found[names[3]].append(validated)
         found[names[4]].append(last - epochs[0]["began"] - trained - (validated - epochs[-1]["validation_seconds"]))
         found[names[5]].append(record.ended - last)
-        if following is not None and following.began is not None:
-            found[names[6]].append(following.began - last)
+        if later := [other.began for other in records if other.began and other.began > last]:
+            found[names[6]].append(min(later) - last)
     return found
 
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2, help="of a trial, one core each")
+    parser.add_argument("--at-once", type=int, default=1, help="trials; as many as there are cores for their workers")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
         "--image-size",
@@ -114,7 +116,7 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=1000, help="trials of the simulated sweep; 0: none")
     arguments = parser.parse_args()
 
-    content: dict[str, Any] = {"cores": os.cpu_count(), "workers": arguments.workers}
+    content: dict[str, Any] = {"workers": arguments.workers, "at_once": arguments.at_once}
     content["floor_seconds"] = round(floor(arguments.workers), 2)
     if arguments.trials:
         content |= real(arguments, content["floor_seconds"])
@@ -126,17 +128,15 @@ def main() -> None:
 def real(arguments: argparse.Namespace, floor_seconds: float) -> dict[str, Any]:
     trials, workers = arguments.trials, arguments.workers
     with tempfile.TemporaryDirectory() as storage:
-        records, winner, seconds = sweep(trials, workers, arguments.epochs, arguments.image_size, storage)
+        records, seconds = sweep(trials, workers, arguments.at_once, arguments.epochs, arguments.image_size, storage)
     of = phases(records)
     medians = {name: round(statistics.median(values), 2) for name, values in of.items() if values}
-    assert records[0].began is not None
-    assert records[-1].ended is not None
-    search = records[-1].ended - records[0].began
-    trained = sum(of["training steps"])
+    search = max(record.ended or 0.0 for record in records) - (records[0].began or 0.0)
+    trained = sum(of["training steps"]) / arguments.at_once  # of all cores
     first_step = statistics.median(a + b for a, b in zip(*list(of.values())[:2], strict=True))
     lasted = sorted(record.ended - record.began for record in records if record.ended and record.began)
     print(
-        f"\n{trials} trials of {lasted[0]:.0f} to {lasted[-1]:.0f} s, {workers} workers of one core each; medians in seconds\n"
+        f"\n{trials} trials of {lasted[0]:.0f} to {lasted[-1]:.0f} s, {arguments.at_once} at once, {workers} worker(s) of one core each; medians in seconds\n"
     )
     for name, value in medians.items():
         print(f"  {value:7.2f}  {name}")
@@ -146,10 +146,8 @@ def real(arguments: argparse.Namespace, floor_seconds: float) -> dict[str, Any]:
     print(
         f"  {trained / search:7.1%}  of the search's core-seconds inside training steps ({trained:.0f} of {search:.0f} s)"
     )
-    whole = trained + sum(figures["train_seconds"] for figures in winner.epochs)
-    print(
-        f"  {whole / seconds:7.1%}  of the whole command's, Ray's start, the winner's retraining and the report included"
-    )
+    validated = sum(of["validation"]) / arguments.at_once
+    print(f"  {validated / search:7.1%}  of them inside validation")
     return {
         "trials": trials,
         "image_size": arguments.image_size,
@@ -157,7 +155,7 @@ def real(arguments: argparse.Namespace, floor_seconds: float) -> dict[str, Any]:
         "median_seconds": medians,
         "start_to_first_step_seconds": round(first_step, 2),
         "share_of_search_in_steps": round(trained / search, 4),
-        "share_of_command_in_steps": round(whole / seconds, 4),
+        "share_of_search_in_validation": round(validated / search, 4),
         "command_seconds": round(seconds, 1),
     }
 

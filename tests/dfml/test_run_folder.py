@@ -70,6 +70,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing after it runs."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("moment", range(12))
 def test_after_a_kill_at_any_rename_the_run_goes_on_to_the_same_folder(
     training: Training, tiny_recipe: Recipe, tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,12 @@ N, WIDTH, CLASSES = 5000, 64, 700
 NAMES = {"recall_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_r": "mean_average_precision_at_r"}
 
 
-@pytest.fixture(params=[2, retrieval.BLOCK], ids=["most blocks passed over", "few blocks"])
+@pytest.fixture(
+    params=[
+        pytest.param(2, id="most blocks passed over", marks=pytest.mark.integration),
+        pytest.param(retrieval.BLOCK, id="few blocks"),
+    ]
+)
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with so few images as here, and as with so many that most blocks hold nothing of interest."""
     monkeypatch.setattr(retrieval, "BLOCK", request.param)
