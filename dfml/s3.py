@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import multiprocessing
 import os
 import random
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -46,19 +46,17 @@ ELSEWHERE = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "Illega
 T = TypeVar("T")
 
 
-_received = 0
-_counting = threading.Lock()
+_received = multiprocessing.Value("q", 0)  # in memory that forked processes share, such as a loader's
 
 
 def received() -> int:
-    """Bytes of objects that this process has read, those of a try that failed included."""
-    return _received
+    """Bytes of objects that this process and those forked from it have read, those of a try that failed included."""
+    return _received.value
 
 
 def _count(size: int) -> None:
-    global _received
-    with _counting:
-        _received += size
+    with _received.get_lock():
+        _received.value += size
 
 
 class Unreachable(OSError):

@@ -83,12 +83,17 @@ def upload(directory: Path, place: str) -> None:
 
 
 def check_writable(place: str) -> None:
-    """Write and remove a small file.
+    """Write and remove a small file; of a folder that isn't there yet, in the nearest above it that is.
 
     Raises:
         InvalidInput: that failed; says why.
     """
-    probe = join(place, ".write-probe")
+    where: str | Path = place
+    if not _on_s3(place):
+        where = Path(absolute(place))
+        while not where.exists():
+            where = where.parent
+    probe = join(where, ".write-probe")
     try:
         write(probe, b"")
         delete(probe)

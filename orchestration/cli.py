@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
@@ -126,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seeds with which the winner is trained on all training classes; more than one give mean and 95 %% interval",
     )
-    add("--dry-run", action="store_true", help="print what would be run, and on which cluster; start nothing")
+    add("--dry-run", action="store_true", help="print what would be run, and on which cluster; train and write nothing")
     add(
         "--extend",
         action="store_true",
@@ -167,9 +168,7 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         raise InvalidInput(
             f"there is no search space for {arguments.dataset!r}: name one with --search-space, such as search_spaces/emoji.yaml"
         )
-    fixed = dict(assignment(text) for text in arguments.set) | {"seed": arguments.seed}
-    if arguments.max_epochs is not None:
-        fixed["epochs"] = arguments.max_epochs
+    fixed = _fixed(arguments)
     name = arguments.name or arguments.dataset
     if "/" in name or name.startswith("."):
         raise InvalidInput(f"--name {name!r} isn't a folder's name: give one without '/' that doesn't start with '.'")
@@ -189,12 +188,30 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         reproductions=arguments.reproductions,
         objectives=objectives,
         budget=parse_budget(arguments.budget) if arguments.budget is not None else None,
-        space=read_space(file).fixed(fixed, "the command line"),
+        space=read_space(file).fixed(fixed, "the command line").with_absolute_weights(),
     )
     plan.check(conduct_from(arguments).cache_folder())
     root = storage.absolute(arguments.storage)
     storage.check_writable(root)
     return plan, storage.join(root, name)
+
+
+def _fixed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line fixes of the recipe.
+
+    Raises:
+        InvalidInput: it does so twice.
+    """
+    found: dict[str, Any] = {"seed": arguments.seed}
+    if arguments.max_epochs is not None:
+        found["epochs"] = arguments.max_epochs
+    flags = {"seed": "--seed", "epochs": "--max-epochs"}
+    for name, value in map(assignment, arguments.set):
+        if name in found:
+            other = flags.get(name, f"--set {name}={found[name]}")
+            raise InvalidInput(f"--set {name}={value} says what {other} says already: give one of the two")
+        found[name] = value
+    return found
 
 
 def conduct_from(arguments: argparse.Namespace) -> Conduct:

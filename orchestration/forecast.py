@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestration.cluster.share import Share
 from orchestration.plan import Plan
+from orchestration.records import TrialRecord
 from orchestration.search.asha import REDUCTION_FACTOR, first_rung
 
 
@@ -25,17 +26,20 @@ def expected_epochs(epochs: int, rungs: list[int]) -> float:
     return total
 
 
-def forecast(plan: Plan, share: Share, ended: int = 0) -> list[str]:
+def forecast(plan: Plan, share: Share, records: list[TrialRecord]) -> list[str]:
     """The plan in lines.
 
     Args:
         plan: of the sweep.
         share: what a trial gets of the cluster.
-        ended: trials that have ended in earlier sessions.
+        records: of trials of earlier sessions.
     """
     recipe = plan.defaults()
     steps = rungs(recipe.epochs, plan.longest_warm_up())
+    ended = sum(record.state != "running" for record in records)
     left = plan.trials - ended
+    first = min(left, len(plan.space.first_untried([record.parameters for record in records])))
+    origin = f"first {first} from the search space's file, then sampled" if first else "sampled"
     workers = f"{share.workers} worker(s)" + (
         f" ({share.min_workers} if nodes are lost)" if share.min_workers < share.workers else ""
     )
@@ -46,7 +50,7 @@ def forecast(plan: Plan, share: Share, ended: int = 0) -> list[str]:
     )
     again = "" if plan.reproductions == 1 else f", with {plan.reproductions} seeds"
     lines = [
-        f"{left} trial(s) to run{f', {ended} have ended' if ended else ''}: first {len(plan.space.first)} from the search space's file, then sampled",
+        f"{left} trial(s) to run{f', {ended} have ended' if ended else ''}: {origin}",
         f"searched: {', '.join(plan.space.search)}; objectives: {', '.join(plan.objectives)}; protocol {plan.protocol}",
         stops,
         f"each trial: {workers} of {share.cpus} CPU core(s){' and a GPU' if share.gpu else ''}; {share.concurrent} at once",

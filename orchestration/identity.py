@@ -6,17 +6,24 @@ import json
 from typing import Any
 
 from dfml import storage
+from dfml.data.manifest import manifest_sha256
 from dfml.errors import InvalidInput
 from orchestration import layout
 from orchestration.plan import Plan, git_revision, versions
 
+MANIFEST = "manifest_sha256"
 GROWS = ("trials", "reproductions", "budget")  # may be raised by --extend, besides the bounds of the search space
 SHOWN = 5  # differences that a message names
 
 
 def store(plan: Plan, sweep: str) -> None:
     """Write `sweep.json`, with which a sweep begins."""
-    content = {"plan": json.loads(plan.model_dump_json()), "versions": versions(), "git_revision": git_revision()}
+    content = {
+        "plan": json.loads(plan.model_dump_json()),
+        MANIFEST: manifest_sha256(plan.data),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
     storage.write(storage.join(sweep, layout.SWEEP), (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -24,9 +31,9 @@ def is_stored(plan: Plan, sweep: str) -> bool:
     """Whether this very sweep was begun in the folder, so that it is to be resumed.
 
     Raises:
-        InvalidInput: the folder holds a sweep of another plan; says in what they differ.
+        InvalidInput: the folder holds a sweep of another plan, or of other data; says in what they differ.
     """
-    before = _stored(sweep)
+    before = _stored(sweep, plan.data)
     if before is None:
         return False
     if differences := _differences(before, json.loads(plan.model_dump_json())):
@@ -41,12 +48,12 @@ def is_widened(plan: Plan, sweep: str) -> bool:
     """Whether the folder holds a sweep that this plan widens: more trials, reproductions or budget, wider bounds of what is searched.
 
     Raises:
-        InvalidInput: there is none, or it differs in other things too.
+        InvalidInput: there is none, or it differs in other things too, the data's content among them.
     """
     from orchestration.search.space import SearchSpace
     from orchestration.search.widening import not_widened
 
-    before = _stored(sweep)
+    before = _stored(sweep, plan.data)
     if before is None:
         raise InvalidInput(f"--extend: there is no sweep {sweep} yet: leave --extend out to begin it")
     now = json.loads(plan.model_dump_json())
@@ -65,12 +72,23 @@ def is_widened(plan: Plan, sweep: str) -> bool:
     return before != now
 
 
-def _stored(sweep: str) -> dict[str, Any] | None:
-    """The plan in a sweep's folder, with the defaults of values that came later."""
+def _stored(sweep: str, data: str) -> dict[str, Any] | None:
+    """The plan in a sweep's folder, with the defaults of values that came later.
+
+    Raises:
+        InvalidInput: the data set at the sweep's own place `data` has been packed anew: scores before and after don't compare.
+    """
     place = storage.join(sweep, layout.SWEEP)
     if not storage.exists(place):
         return None
-    plan = json.loads(storage.read(place))["plan"]
+    content = json.loads(storage.read(place))
+    plan = content["plan"]
+    before, now = content.get(MANIFEST), manifest_sha256(data)
+    if plan["data"] == data and before not in (None, now):
+        raise InvalidInput(
+            f"the sweep {sweep} was begun with other content of {data} (manifest SHA-256 {before[:12]}…, now {now[:12]}…): put the old data "
+            "back, or choose another --name"
+        )
     defaults = {name: field.default for name, field in Plan.model_fields.items() if not field.is_required()}
     return {**json.loads(json.dumps(defaults)), **plan}
 

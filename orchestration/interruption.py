@@ -22,6 +22,10 @@ class Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
+    def forget_tune(self) -> None:
+        """Must follow each run of Tune, which leaves its handler in place: a signal would be lost until the next run, and in it."""
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         # While Tune runs it treats SIGUSR1 as "save the state, stop the trials, return".

@@ -52,6 +52,11 @@ class Plan(BaseModel):
         """Epochs of warm-up of the trial that has most."""
         return int(max([self.defaults().warm_epochs, *self.space.values_of("warm_epochs")]))
 
+    def weights_files(self) -> list[str]:
+        """Files from which trials take their pretrained weights; none where these come from a package or a hub."""
+        weights = self.space.values_of("weights") or [self.defaults().weights]
+        return [str(each) for each in weights if each not in ("pretrained", "random")]
+
     def check(self, cache_folder: Path) -> None:
         """Everything that can be known to fail before a cluster is started.
 
@@ -60,7 +65,7 @@ class Plan(BaseModel):
 
         Raises:
             InvalidInput: the data set has no training split, or neither a test split nor queries and a gallery, or can't fill a
-            batch, or a router count doesn't fit the backbone.
+            batch, or a router count doesn't fit the backbone, or a weights file neither.
         """
         manifest = read_manifest(self.data)
         manifest.split("train")
@@ -88,12 +93,16 @@ class Plan(BaseModel):
 
     def _check_routers(self) -> None:
         from dfml.factorized import allowed_routers  # imports torch: only once the cheap checks have passed
-        from dfml.pretrained import create_backbone
+        from dfml.pretrained import create_backbone, sub_blocks_of
 
         defaults = self.defaults()
         backbones = self.space.values_of("backbone") or [defaults.backbone]
+        for file in self.weights_files():
+            for routers in self.space.values_of("routers") or [defaults.routers]:
+                sub_blocks_of(file, int(routers))
         for backbone in backbones:
-            model = create_backbone(str(backbone), "random", defaults.image_size)
+            for weights in self.weights_files() or ["random"]:
+                model = create_backbone(str(backbone), weights, defaults.image_size)
             for blocks in self.space.values_of("blocks") or [defaults.blocks]:
                 numbers = defaults.model_copy(update={"blocks": blocks}).block_numbers()
                 self._check_divides(str(backbone), allowed_routers(model, numbers))

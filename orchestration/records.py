@@ -31,7 +31,7 @@ class TrialRecord(BaseModel):
         flops: of an image's inference through the routed path; None where they aren't an objective.
         cpu_hours: hours of CPU cores that its workers held.
         gpu_hours: hours of GPUs that its workers held.
-        s3_bytes: bytes that its workers fetched from S3.
+        s3_bytes: bytes that its workers had fetched from S3 when they reported last.
         began: when it was first started, Unix time.
         placed: when its workers first ran, Unix time.
         ended: when it finished, failed or was stopped, Unix time.

@@ -22,7 +22,7 @@ from orchestration.results.summary import Results, best_trial, forget_results, l
 from orchestration.results.winner import reproduce, results_of
 from orchestration.search.asha import ResumableASHA
 from orchestration.search.searcher import searcher
-from orchestration.search.spent import Clock, Spent, end_cut
+from orchestration.search.spent import OVER_BUDGET, Clock, Spent, end_cut
 from orchestration.search.study import StudyFile
 from orchestration.trials.runs import Setting, run
 from orchestration.trials.trial import run_trial
@@ -62,12 +62,16 @@ def dry_run(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: 
     Raises:
         InvalidInput: as `run_sweep`.
     """
-    resumed = (extend and is_widened(plan, sweep)) or is_stored(plan, sweep)
-    ended = sum(record.state != "running" for record in load_records(sweep)) if resumed else 0
+    widened = extend and is_widened(plan, sweep)
+    resumed = widened or is_stored(plan, sweep)
+    records = load_records(sweep) if resumed else []
+    if resumed and not widened and load_results(sweep):
+        console.say(f"the sweep {sweep} has ended already: its results would be printed, and nothing would be run")
+        return
     with cluster() as where:
         part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
         console.say(where)
-        for line in forecast(plan, part, ended):
+        for line in forecast(plan, part, records):
             console.say(line)
         console.say(f"results would lie in {sweep}; nothing was started")
 
@@ -82,13 +86,15 @@ def _run(plan: Plan, sweep: str, console: Console, conduct: Conduct, resumed: bo
         interruption.install()
         part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
         check_readable(plan.data)
-        if not resumed or widened:
-            store(plan, sweep)
+        for weights in plan.weights_files():
+            check_readable(weights)
         check_readable(sweep)
         if widened:
-            forget_results(sweep)
+            forget_results(sweep)  # before the plan is that of another sweep than the results
+        if not resumed or widened:
+            store(plan, sweep)
         console.say(where)
-        for line in forecast(plan, part, sum(record.state != "running" for record in records)):
+        for line in forecast(plan, part, records):
             console.say(line)
         console.say(f"results in {sweep}")
         job = _job(plan, sweep, part) | conduct.model_dump(include={"cache_dir", "checkpoint_steps"})
@@ -99,7 +105,7 @@ def _run(plan: Plan, sweep: str, console: Console, conduct: Conduct, resumed: bo
             raise InvalidInput(
                 f"no trial of {sweep} came to a validation score, so there is no winner; the reasons stand above: mend them and choose another --name"
             )
-        reproduce(plan, job, winner, setting)
+        reproduce(plan, job, winner, len(records), setting)
     results = results_of(plan, sweep, records, winner)
     write_report(results, Cache(conduct.cache_folder(), plan.cache_size))
     results.save()
@@ -126,7 +132,9 @@ def _search(plan: Plan, job: dict[str, Any], records: list[TrialRecord], setting
     study = StudyFile(setting.sweep, plan.space, plan.objectives, records)
     left = plan.trials - sum(record.state != "running" for record in records)
     spent = Spent(plan.budget, Clock(setting.sweep), records)
-    if left > 0 and not spent.reached():
+    if left > 0 and spent.reached():
+        setting.console.say(f"no trial is started any more: {OVER_BUDGET} ({plan.budget})")
+    elif left > 0:
         run(
             run_trial,
             setting,

@@ -118,7 +118,9 @@ def _reproductions(config: dict[str, Any]) -> str:
     if len(reproductions) < 2:
         return ""
     interval = {name: Interval(**each) for name, each in config["interval"].items()}
-    return f"\n{in_words(reproductions)}\n\n{_table(*reproduction_table(reproductions, interval))}\n"
+    return (
+        f"\n{in_words(reproductions, config['protocol'])}\n\n{_table(*reproduction_table(reproductions, interval))}\n"
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

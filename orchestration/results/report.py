@@ -173,7 +173,7 @@ def _front(results: Results) -> str:
 
 def _reproductions(results: Results) -> str:
     table = _table(*reproduction_table(results.reproductions, results.interval))
-    return f"<h2>Reproductions</h2><p>{html.escape(in_words(results.reproductions))}</p>{table}"
+    return f"<h2>Reproductions</h2><p>{html.escape(in_words(results.reproductions, results.protocol))}</p>{table}"
 
 
 def _table(head: list[str], rows: list[list[str]], marked: int | None = None) -> str:

@@ -62,12 +62,17 @@ def reproduction_table(
     return ["", *names.values()], rows
 
 
-def in_words(reproductions: list[Reproduction]) -> str:
-    """What the table is of, and which of the models was kept."""
+def in_words(reproductions: list[Reproduction], protocol: str) -> str:
+    """What the table is of, which of the models was kept, and by `paper`, which chose the first one by its score, what that means."""
     scored = sum(bool(each.test) for each in reproductions)
     failed = len(reproductions) - scored
     return (
         f"The winner's recipe with {len(reproductions)} seeds{f', of which {failed} failed and count for nothing here' if failed else ''}. "
         f"The model that is kept is the first seed's, {reproductions[0].seed}: to keep the best of them would be selection on the "
         "test images."
+        + (
+            " That one was chosen by its score on them, so mean and interval lean upwards."
+            if protocol == "paper"
+            else ""
+        )
     )

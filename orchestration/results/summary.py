@@ -124,7 +124,10 @@ def show(results: Results, console: Console) -> None:
     title = f"Test {task.unit} (trial {results.winner} {protocol.winner}, {results.winner_epochs} epochs)"
     console.table(title, *score_table(results.test), 0)
     if len(results.reproductions) > 1:
-        console.table(in_words(results.reproductions), *reproduction_table(results.reproductions, results.interval))
+        console.table(
+            in_words(results.reproductions, results.protocol),
+            *reproduction_table(results.reproductions, results.interval),
+        )
     if cost := results.cost_in_words():
         console.say(cost)
     console.say(

@@ -23,7 +23,7 @@ from orchestration.trials.runs import Setting, run
 from orchestration.trials.trial import run_winner
 
 
-def reproduce(plan: Plan, job: dict[str, Any], winner: TrialRecord, setting: Setting) -> None:
+def reproduce(plan: Plan, job: dict[str, Any], winner: TrialRecord, trials: int, setting: Setting) -> None:
     """Run the winner with each of the plan's seeds on all training classes, and score each on the test classes.
 
     What has been scored already isn't run again, and what was cut goes on. In the end `best/` holds the first seed's model: to choose the
@@ -33,6 +33,7 @@ def reproduce(plan: Plan, job: dict[str, Any], winner: TrialRecord, setting: Set
         plan: of the sweep.
         job: what all its trials share.
         winner: the trial that won.
+        trials: that it won against, itself included.
         setting: where and how they run.
 
     Raises:
@@ -52,7 +53,7 @@ def reproduce(plan: Plan, job: dict[str, Any], winner: TrialRecord, setting: Set
             f"the winner, trial {winner.number}, failed on all training classes: {runs[0].reason}; mend that and give the same "
             "command again, or choose another --name"
         )
-    _complete_best(plan, sweep, runs)
+    _complete_best(plan, sweep, runs, trials)
 
 
 def runs_of(plan: Plan, sweep: str, winner: TrialRecord) -> list[TrialRecord]:
@@ -131,7 +132,6 @@ def _facts(plan: Plan, winner: TrialRecord) -> dict[str, Any]:
         "manifest_sha256": manifest_sha256(plan.data),
         "splits": {name: split.model_dump() for name, split in manifest.splits.items()},
         "protocol": plan.protocol,
-        "trials": plan.trials,
         **({"validation": scores} if plan.protocol == "holdout" else {}),
         "versions": versions(),
         "git_revision": git_revision(),
@@ -165,12 +165,14 @@ def _looks(plan: Plan, sweep: str) -> int:
     return evaluations(sweep, [*trials, *(record.number for record in _known_runs(sweep))])
 
 
-def _complete_best(plan: Plan, sweep: str, runs: list[TrialRecord]) -> None:
-    """Write into `best/` what is known only when all runs have ended: how often the test classes were looked at, and the interval."""
+def _complete_best(plan: Plan, sweep: str, runs: list[TrialRecord], trials: int) -> None:
+    """Write into `best/` what is known only when all runs have ended, of trials how many, how often the test classes were looked at, and
+    the interval."""
     place = storage.join(sweep, layout.BEST, "config.json")
     config = json.loads(storage.read(place))
     reproductions = _reproductions(sweep, runs)
     config |= {
+        "trials": trials,
         "test_evaluations": _looks(plan, sweep),
         "reproductions": [each.model_dump() for each in reproductions],
         "interval": {name: each.model_dump() for name, each in over_seeds(reproductions).items()},

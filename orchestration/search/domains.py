@@ -12,6 +12,7 @@ from dfml.schedule import SCHEDULES
 if TYPE_CHECKING:
     import optuna
 
+GOLDEN = 0.381966  # of a range: no round number in most
 MANY = 256  # integers in a range; of more only the ends are tried when a space is read
 
 Scalar = bool | int | float | str | None  # None: as where a recipe leaves it out
@@ -36,6 +37,10 @@ class Choice(Model):
 
     def extremes(self) -> list[Scalar]:
         """Values that must all be legal for the whole domain to be."""
+        return self.choice
+
+    def drawn(self) -> list[Scalar]:
+        """Values as Optuna draws them."""
         return self.choice
 
     def __contains__(self, value: object) -> bool:
@@ -70,8 +75,13 @@ class Range(Model):
             return list(range(int(self.low), int(self.high) + 1))
         return [self.low, self.high]
 
+    def drawn(self) -> list[Scalar]:
+        """Values as Optuna draws them, no integers among them where it draws real numbers."""
+        return [self.low, self.high] if self.integers else [self.low + GOLDEN * (self.high - self.low)]
+
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        number = isinstance(value, int) if self.integers else isinstance(value, int | float)
+        return number and self.low <= value <= self.high  # type: ignore[operator]
 
 
 def _domain_kind(domain: Any) -> str:

@@ -51,8 +51,8 @@ class OptunaSearcher(Searcher):
         self._is_over = is_over
         self._trials = SweepStudy(InMemoryStorage(), space, objectives, records)
         self._trials.study.sampler = sampler
-        for point in space.first[len(records) :]:
-            self._trials.study.enqueue_trial(space.parameters_of(point))
+        for parameters in space.first_untried([record.parameters for record in records]):
+            self._trials.study.enqueue_trial(parameters)
         self._cut = [record for record in records if record.state == "running"]
         self._running: dict[str, _Running] = {}  # by Tune's name of the trial
 

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from dfml import storage
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
 from orchestration.search.domains import Choice, Domain, Model, Range, Scalar, ScheduleChoice
@@ -65,6 +67,7 @@ class SearchSpace(Model):
                     f"{name!r}: a schedule is searched with choice: {{kind: {{values}}}}, all else with choice: [values] or low and high"
                 )
         self._combinations()
+        self._as_held()
         for point in self.first:
             self.parameters_of(point)
             recipe_from({**self.recipe, **point})
@@ -80,6 +83,21 @@ class SearchSpace(Model):
         for (a, a_values), (b, b_values) in itertools.combinations(extremes.items(), 2):
             for a_value, b_value in itertools.product(a_values, b_values):
                 recipe_from({**base, a: a_value, b: b_value})
+
+    def _as_held(self) -> None:
+        """See that a recipe holds what is drawn as it is drawn: by that value Optuna knows the trial again."""
+        base = self.recipe | {name: domain.extremes()[0] for name, domain in self.search.items()}
+        for name, domain in self.domains().items():
+            values = [] if isinstance(self.search.get(name), ScheduleChoice) else domain.drawn()
+            for value in values:
+                held = _held(base, name, value)
+                if value is not None and (held != value or isinstance(held, str) != isinstance(value, str)):
+                    raise ValueError(f"{name}: a recipe takes {value!r} as {held!r}: write it so")
+            if isinstance(domain, Range) and domain.integers and isinstance(_held(base, name, domain.low), float):
+                raise ValueError(
+                    f"{name} is a real number, but from {domain.low} to {domain.high} only integers are drawn: write "
+                    f"{float(domain.low)} and {float(domain.high)}"
+                )
 
     def suggest(self, trial: optuna.Trial) -> Recipe:
         """Sample a recipe; conditional values are asked for only where they apply (Optuna's define-by-run)."""
@@ -162,6 +180,18 @@ class SearchSpace(Model):
                 flat[full_name] = inner_value
         return flat
 
+    def first_untried(self, tried: list[dict[str, Any]]) -> list[dict[str, Scalar]]:
+        """The points of `first`, in Optuna's names, that no trial with one of these parameters has tried."""
+        points = [self.parameters_of(point) for point in self.first]
+        return [point for point in points if not any(point.items() <= parameters.items() for parameters in tried)]
+
+    def with_absolute_weights(self) -> SearchSpace:
+        """This space with a weights file's path made absolute: workers run in folders of their own."""
+        weights = self.recipe.get("weights")
+        if not isinstance(weights, str) or weights in ("pretrained", "random"):
+            return self
+        return self.model_copy(update={"recipe": {**self.recipe, "weights": storage.absolute(weights)}})
+
     def fixed(self, values: dict[str, Any], source: str) -> SearchSpace:
         """This space with values of the recipe fixed by the user.
 
@@ -178,6 +208,23 @@ class SearchSpace(Model):
                 "drop it from one of the two"
             )
         return build_space({**self.model_dump(exclude_defaults=True), "recipe": {**self.recipe, **values}}, source)
+
+
+def _held(base: dict[str, Any], name: str, value: Any) -> Any:
+    """What a recipe makes of a value under one of Optuna's names."""
+    if not name.startswith("schedule."):
+        return recipe_from({**base, name: value}).model_dump(mode="json")[name]
+    _, kind, inner = name.split(".")
+    return recipe_from({**base, "schedule": {"kind": kind, inner: value}}).model_dump(mode="json")["schedule"][inner]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of YAML 1.2: PyYAML follows 1.1, to which 1e-4 is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def build_space(content: Any, source: str) -> SearchSpace:
@@ -204,7 +251,7 @@ def read_space(file: Path) -> SearchSpace:
     if not file.is_file():
         raise InvalidInput(f"search space {file} doesn't exist: name a YAML file such as search_spaces/emoji.yaml")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InvalidInput(f"search space {file} is not YAML ({reason}): mend it") from error

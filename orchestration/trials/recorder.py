@@ -26,7 +26,7 @@ class Recorder(tune.Callback):
         records: of earlier sessions, in the order of their numbers; grows.
         console: prints.
         interruption: of the sweep.
-        spent: says whether the budget is, and has the clock.
+        spent: says whether the budget is, and has the clock; None where neither is of interest.
         follow: called when a trial begins or ends.
     """
 
@@ -36,7 +36,7 @@ class Recorder(tune.Callback):
         records: list[TrialRecord],
         console: Console,
         interruption: Interruption,
-        spent: Spent,
+        spent: Spent | None,
         follow: Callable[[TrialRecord], None],
     ) -> None:
         self._sweep = sweep
@@ -64,7 +64,8 @@ class Recorder(tune.Callback):
 
     def _save(self, record: TrialRecord) -> None:
         record.save(self._sweep)
-        self._spent.clock.save()
+        if self._spent is not None:
+            self._spent.clock.save()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
@@ -118,7 +119,7 @@ class Recorder(tune.Callback):
             record.state = "finished"
         else:
             record.state = "stopped"
-            record.reason = OVER_BUDGET if self._spent.reached() else None
+            record.reason = OVER_BUDGET if self._spent is not None and self._spent.reached() else None
         self._end(record)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -16,7 +16,7 @@ from orchestration.cluster.share import Share
 from orchestration.console import Console
 from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
-from orchestration.search.spent import Clock, Spent
+from orchestration.search.spent import Spent
 from orchestration.trials.recorder import Recorder
 from orchestration.trials.watch import Watch
 
@@ -73,13 +73,14 @@ def run(
         search: asked for configurations.
         scheduler: asked whether a trial goes on.
         config: of all trials, where nothing is searched.
-        spent: ends the run when the budget is.
+        spent: ends the run when the budget is; None where what runs isn't charged to one.
         follow: called with the record of each trial that begins or ends.
 
     Raises:
-        Interrupted: on Ctrl-C. What was running keeps the state "running" in its record.
+        Interrupted: on Ctrl-C, or after it. What was running keeps the state "running" in its record.
     """
-    spent = spent or Spent(None, Clock(setting.sweep), records)
+    if setting.interruption.count:
+        raise Interrupted
     recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, spent, follow)
     tune.Tuner(
         tune.with_resources(trainable, setting.driver),
@@ -101,6 +102,7 @@ def run(
             callbacks=[recorder, Watch(setting.share, setting.console)],
         ),
     ).fit()
+    setting.interruption.forget_tune()
     if setting.interruption.count:
         raise Interrupted
 

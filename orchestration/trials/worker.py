@@ -74,6 +74,7 @@ def train_winner(config: dict[str, Any]) -> None:
     outcome = score_on_test(training, test, config)
     if rank() == 0:
         store(training, outcome, config)
+    ray.train.report({S3_BYTES: s3.received()})  # the test images came after the last epoch's report
 
 
 def _load_best(training: Training, run: str, last: int) -> None:

@@ -92,6 +92,11 @@ def test_a_place_that_can_be_written_stays_as_it_was(place: str, tmp_path: Path)
     assert storage.read(storage.join(place, "a")) == b"1"
 
 
+def test_a_folder_that_could_be_written_is_not_made(tmp_path: Path) -> None:
+    storage.check_writable(str(tmp_path / "new" / "below"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_may_end_with_a_slash(place: str) -> None:
     storage.write(storage.join(place + "/", "a"), b"1")
     assert storage.read(storage.join(place, "a")) == b"1"

@@ -8,6 +8,7 @@ import pytest
 
 from orchestration.cluster.share import Share
 from orchestration.forecast import expected_epochs, forecast, rungs
+from orchestration.records import TrialRecord
 from orchestration.search.asha import REDUCTION_FACTOR, ResumableASHA
 from tests.orchestration.search.test_asha import decisions
 from tests.orchestration.test_identity import plan, space
@@ -46,8 +47,10 @@ def test_expected_epochs_are_those_of_trials_that_are_stopped_by_chance() -> Non
 
 def test_the_forecast_tells_trials_resources_and_epochs() -> None:
     share = Share(workers=4, cpus=8, gpu=True, concurrent=2, min_workers=2)
-    lines = "\n".join(forecast(plan(trials=10, reproductions=3, space=space(epochs=20)), share, ended=4))
-    assert "6 trial(s) to run, 4 have ended" in lines
+    sampled = {"routers": 2}
+    records = [TrialRecord(number=i, parameters=sampled, recipe={}, state="finished") for i in range(4)]
+    lines = "\n".join(forecast(plan(trials=10, reproductions=3, space=space(epochs=20)), share, records))
+    assert "6 trial(s) to run, 4 have ended: sampled" in lines
     assert "4 worker(s) (2 if nodes are lost) of 8 CPU core(s) and a GPU; 2 at once" in lines
     assert "at most 120" in lines
     assert "with 3 seeds: up to 60 epochs more" in lines

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from dfml.data.manifest import manifest_sha256
+from dfml.data.packing import pack
 from dfml.errors import InvalidInput
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.plan import Plan, git_revision
 from orchestration.search.budget import Budget
 from orchestration.search.space import SearchSpace, build_space
+from tests.packed import many
 from tests.plans import plan_of
 
 
@@ -64,6 +67,18 @@ def test_another_plan_is_refused_with_the_difference(changes: dict[str, Any], na
         is_stored(plan(**changes), begun)
     assert name in str(refused.value)
     assert "--extend" in str(refused.value)
+
+
+@pytest.mark.parametrize("known", [is_stored, is_widened])
+def test_data_that_were_packed_anew_at_the_same_place_are_refused(known: Any, tmp_path: Path) -> None:
+    data, sweep = str(tmp_path / "data"), str(tmp_path / "sweep")
+    pack([*many(4, 3), *many(2, 2, "test")], tmp_path / "data", "mine")
+    store(plan(data=data), sweep)
+    assert is_stored(plan(data=data), sweep)
+    pack([*many(5, 3), *many(2, 2, "test")], tmp_path / "data", "mine", overwrite=True)
+    with pytest.raises(InvalidInput, match=r"other content of .*: put the old data back") as refused:
+        known(plan(data=data), sweep)
+    assert manifest_sha256(data)[:12] in str(refused.value)
 
 
 def test_all_differences_are_named(begun: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
+from dfml.convert import main as write_factorized
 from dfml.data.datasets import DATASETS
 from dfml.data.packing import pack
 from dfml.errors import InvalidInput
-from orchestration.search.space import build_space
+from dfml.pretrained import create_backbone
+from orchestration.search.space import SearchSpace, build_space
 from tests.packed import many
 from tests.plans import plan_of
 
@@ -23,6 +26,24 @@ def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
     pack([ImageRow(images.encoded(0), "a", "a.webp", "train")], tmp_path, "half")
     with pytest.raises(InvalidInput, match="no split 'test'"):
         plan_of(data=str(tmp_path)).check(tmp_path / "cache")
+
+
+def test_a_weights_file_must_fit_backbone_and_router_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def space(weights: str, routers: list[int]) -> SearchSpace:
+        recipe = {"backbone": "vit_tiny_patch16_224", "weights": weights, "epochs": 2, "warm_epochs": 1}
+        return build_space({"recipe": recipe, "search": {"routers": {"choice": routers}}}, "test")
+
+    monkeypatch.chdir(tmp_path)
+    save_file(create_backbone("vit_tiny_patch16_224", "random", 224).state_dict(), "plain.safetensors")
+    plain = space("plain.safetensors", [1, 3]).with_absolute_weights()
+    monkeypatch.chdir("/")
+    plan = plan_of(space=plain)
+    assert plan.weights_files() == [str(tmp_path / "plain.safetensors")]
+    plan.check(tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    assert write_factorized(["--input", "plain.safetensors", "--output", "three.pth"]) == 0
+    with pytest.raises(InvalidInput, match="has 3 sub-blocks a block, 2 are asked for"):
+        plan_of(space=space("three.pth", [3, 2])).check(tmp_path / "cache")
 
 
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:

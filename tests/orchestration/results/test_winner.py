@@ -165,7 +165,7 @@ def test_runs_with_an_outcome_are_not_run_again_and_failed_ones_are(
     monkeypatch.setattr(winner, "run", tune)
     (tmp_path / "best" / "config.json").write_text(json.dumps(config()))
     setting: Any = type("Setting", (), {"console": Silent()})
-    winner.reproduce(plan(), {"sweep": sweep}, trial(0), setting)
+    winner.reproduce(plan(), {"sweep": sweep}, trial(0), 7, setting)
     assert [(record.number, record.state, record.reason) for record in handed] == [
         (-2, "running", None),
         (-3, "running", None),
@@ -174,10 +174,11 @@ def test_runs_with_an_outcome_are_not_run_again_and_failed_ones_are(
     assert [each["test"]["recall_at_1"] for each in described["reproductions"]] == [0.5, 0.6, 0.6]
     assert described["interval"]["recall_at_1"]["mean"] == pytest.approx(1.7 / 3)
     assert described["test_evaluations"] == 3
+    assert described["trials"] == 7  # that there were, whatever was planned
     assert "3 seeds" in (tmp_path / "best" / "README.md").read_text()
     before = (tmp_path / "best" / "config.json").read_bytes()
     monkeypatch.setattr(winner, "run", None)  # would fail if it were called
-    winner.reproduce(plan(), {"sweep": sweep}, trial(0), setting)
+    winner.reproduce(plan(), {"sweep": sweep}, trial(0), 7, setting)
     assert (tmp_path / "best" / "config.json").read_bytes() == before
 
 
@@ -192,7 +193,7 @@ def test_without_a_model_of_the_first_seed_the_reason_is_said(tmp_path: Path, mo
     monkeypatch.setattr(winner, "run", fail)
     setting: Any = type("Setting", (), {"console": Silent()})
     with pytest.raises(InvalidInput, match=r"trial 0, failed .*: out of memory;"):
-        winner.reproduce(plan(reproductions=1), {"sweep": str(tmp_path)}, trial(0), setting)
+        winner.reproduce(plan(reproductions=1), {"sweep": str(tmp_path)}, trial(0), 7, setting)
 
 
 def config() -> dict[str, Any]:

@@ -118,6 +118,16 @@ def test_a_trial_that_was_cut_comes_first_with_its_number_and_configuration() ->
     assert following["number"] == 4
 
 
+def test_a_point_that_a_widened_space_adds_to_those_tried_first_is_tried() -> None:
+    records = play([], 4)
+    content = SPACE.model_dump(exclude_defaults=True)
+    added = {**content["first"][0], "routers": 2}
+    search = searcher(build_space({**content, "first": [*content["first"], added]}, "test"), 3, {}, records)
+    config = search.suggest("a")
+    assert config is not None
+    assert (config["number"], config["recipe"]["routers"], config["recipe"]["lr"]) == (4, 2, added["lr"])
+
+
 def told(search: OptunaSearcher) -> list[optuna.trial.FrozenTrial]:
     return search._trials.study.trials
 

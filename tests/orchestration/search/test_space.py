@@ -98,6 +98,12 @@ def test_a_schedules_values_are_sampled_only_for_the_kind_chosen() -> None:
             ["routed", "routed_weight"],
         ),
         ({"search": {"images_per_class": {"choice": [[2]]}}}, ["images_per_class"]),
+        # What a recipe would hold otherwise than it is drawn.
+        ({"search": {"lr": {"choice": ["1e-4", 3e-4]}}}, ["lr", "'1e-4'", "0.0001"]),
+        ({"search": {"margin": {"low": 0, "high": 1}}}, ["margin", "integers", "0.0 and 1.0"]),
+        ({"search": {"batch_size": {"low": 32, "high": 128.0}}}, ["batch_size", "integer"]),
+        ({"search": {"schedule": {"choice": {"step": {"step": {"low": 1.0, "high": 2.0}}}}}}, ["step", "integer"]),
+        ({"first": [{"routers": 2.5}]}, ["routers", "2.5", "outside"]),
     ],
 )
 def test_a_space_that_cannot_be_used_is_refused_in_one_sentence(changes: dict[str, Any], said: list[str]) -> None:
@@ -216,6 +222,20 @@ def test_each_batch_shape_can_be_filled(name: str) -> None:
     classes = round(0.8 * {"cub": 100, "cars": 98, "sop": 11318, "inshop": 3997}[name])
     shapes = itertools.product(found.values_of("batch_size"), found.values_of("images_per_class"))
     assert all(images is None or batch // images <= classes for batch, images in shapes)
+
+
+def test_numbers_may_be_written_as_yaml_1_2_has_them(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("recipe: {alpha: 1.6e1}\nsearch: {lr: {choice: [1e-4, 3E-4, .5e-3, 2.e+0]}}\nfirst: [{lr: 1e-4}]\n")
+    found = read_space(file)
+    assert found.search["lr"].extremes() == [1e-4, 3e-4, 5e-4, 2.0]
+    assert found.parameters_of(found.first[0]) == {"lr": 1e-4}
+
+
+def test_points_that_were_tried_are_not_tried_again() -> None:
+    found = space(first=[{"routers": 2, "lr": 1e-3}, {"routers": 3, "lr": 1e-3}])
+    tried = {"routers": 3, "lr": 1e-3, "schedule": "cosine"}
+    assert found.first_untried([tried]) == [{"routers": 2, "lr": 1e-3}]
 
 
 def test_a_missing_file_and_one_that_is_not_yaml_are_named(tmp_path: Path) -> None:
