@@ -138,9 +138,14 @@ def _client() -> Any:
 @functools.lru_cache(maxsize=1)
 def _client_of(process: int, settings: tuple[tuple[str, str], ...]) -> Any:
     import boto3  # here, since it takes 0.3 s and most commands need no S3
+    import botocore.session
     from botocore.config import Config
 
-    return boto3.Session().client(  # not boto3's own session, which keeps the first credentials
+    # A session of our own: boto3's keeps the first credentials, and asks an instance for its own only once, for a second.
+    session = botocore.session.get_session()
+    session.set_config_variable("metadata_service_num_attempts", 3)
+    session.set_config_variable("metadata_service_timeout", 2)
+    return boto3.Session(botocore_session=session).client(
         "s3",
         config=Config(
             retries={"total_max_attempts": 1},  # `_patiently` retries, reading a body included
@@ -206,15 +211,19 @@ def _raise_if_ours(error: BotoCoreError, place: str) -> None:
 
     if isinstance(
         error,
-        exceptions.NoCredentialsError
-        | exceptions.PartialCredentialsError
-        | exceptions.CredentialRetrievalError
-        | exceptions.ProfileNotFound,
+        exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.ProfileNotFound,
     ):
         raise InvalidInput(
             f"{place} needs credentials ({_line(error)}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
-    if not isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError | exceptions.IncompleteReadError):
+    # An instance's credentials are renewed every few hours, which may fail for a moment.
+    passing = (
+        exceptions.ConnectionError
+        | exceptions.HTTPClientError
+        | exceptions.IncompleteReadError
+        | exceptions.CredentialRetrievalError
+    )
+    if not isinstance(error, passing):
         raise InvalidInput(f"{place} can't be used ({_line(error)}): mend the URI or the AWS_* settings") from error
 
 

@@ -78,9 +78,8 @@ def hold(sweep: str, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(
-            OSError
-        ):  # where the storage is away it runs out by itself; what the sweep came to counts
+        # Where the storage is away it runs out by itself; what the sweep came to counts.
+        with contextlib.suppress(OSError, InvalidInput):
             found = _read(place)
             if found is not None and found.owner == mine.owner:
                 storage.delete(place)
@@ -90,7 +89,7 @@ def hold(sweep: str, say: Callable[[str], None]) -> Iterator[None]:
 def _beat(place: str, mine: Lease, ended: threading.Event, say: Callable[[str], None]) -> None:
     while not ended.wait(BEAT):
         # A storage that is away for a while must not end the sweep, which can wait for it.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InvalidInput):
             found = _read(place)
             if found is not None and found.owner != mine.owner:
                 say(f"process {found.process} on {found.host} has taken over this sweep; stopping")

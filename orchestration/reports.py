@@ -1,7 +1,7 @@
 """The keys of what a trial reports to Tune beside an epoch's figures."""
 
 FIGURES = "figures"  # names of the figures: Tune adds keys of its own on the way
-WORKERS = "workers"  # so many have started
+WORKERS = "workers"  # so many have started; 0: those that there were have ended
 LOST = "lost"  # why they had to be started anew; None the first time
 FAILED = "failed"  # why the trial ends without another try
 WORKER_SECONDS = "worker_seconds"  # for which workers were held since the report before

@@ -19,11 +19,12 @@ from orchestration.plan import Conduct, Plan
 from orchestration.records import TrialRecord, load_records
 from orchestration.results.report import write_report
 from orchestration.results.summary import Results, best_trial, forget_results, load_results, show
-from orchestration.results.winner import reproduce, results_of
+from orchestration.results.winner import reproduce, results_of, runs_of
 from orchestration.search.asha import ResumableASHA
 from orchestration.search.searcher import searcher
 from orchestration.search.spent import OVER_BUDGET, Clock, Spent, end_cut
 from orchestration.search.study import StudyFile
+from orchestration.trials.retention import clear_partial
 from orchestration.trials.runs import Setting, run
 from orchestration.trials.trial import run_trial
 
@@ -106,6 +107,8 @@ def _run(plan: Plan, sweep: str, console: Console, conduct: Conduct, resumed: bo
                 f"no trial of {sweep} came to a validation score, so there is no winner; the reasons stand above: mend them and choose another --name"
             )
         reproduce(plan, job, winner, len(records), setting)
+    for record in [*records, *runs_of(plan, sweep, winner)]:
+        clear_partial(sweep, record.folder)  # again: what was on its way when a trial was stopped, or a session cut
     results = results_of(plan, sweep, records, winner)
     write_report(results, Cache(conduct.cache_folder(), plan.cache_size))
     results.save()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,20 @@ if TYPE_CHECKING:
 Item = tuple[Tensor, int]  # image (3, H, W) float32, target
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) float32, targets (B,) int64
 Refusal = InvalidInput | Unreachable
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+
+
+class _EndsWith:
+    """Has the kernel end a loader's process with the one that it works for: killed, that can't, and its GPU stays taken meanwhile."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+
+    def __call__(self, worker: int) -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._parent:  # it ended before
+            os._exit(1)
 
 
 class _Training(Dataset[Item]):
@@ -123,6 +140,7 @@ class Batches:
             num_workers=workers,
             # Forked, whatever the default: they share the index's memory, and as children of this process end with it.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            worker_init_fn=_EndsWith(os.getpid()) if workers and sys.platform == "linux" else None,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )

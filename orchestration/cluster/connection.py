@@ -53,6 +53,7 @@ def cluster() -> Iterator[str]:
     warnings.filterwarnings("ignore", module="ray")
     address, remark = find_cluster()
     private = address == "local"
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     context = ray.init(
         address=address,
         labels={PRIVATE: "true"} if private else None,
@@ -66,9 +67,11 @@ def cluster() -> Iterator[str]:
         yield f"{where} ({_describe()}){dashboard}{remark}"
     finally:
         # A second Ctrl-C must not leave processes behind.
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in handlers:
             signal.signal(number, signal.SIG_IGN)
         ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def find_cluster() -> tuple[str, str]:

@@ -80,6 +80,8 @@ class OptunaSearcher(Searcher):
             self._trials.report(running.number, running.epoch, running.score)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if trial_id not in self._running:
+            return  # Tune tells of some ends twice
         if result is not None:
             self.on_trial_result(trial_id, result)  # a last one comes here only
         running = self._running.pop(trial_id)

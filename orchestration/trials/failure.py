@@ -15,6 +15,10 @@ LESS_MEMORY = "lower batch_size or image_size, or raise gradient_accumulation"
 NO_HOST_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc")
 # oneDNN says no more than this, whatever it lacked; where the same step has run before, that is memory.
 NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
+# Of CUDA and its libraries where torch doesn't say it in its own way.
+NO_GPU_MEMORY = ("out of memory", "alloc_failed", "host_allocation_failed")
+# A card that is broken or gone: another may do.
+SICK_GPU = ("ecc error", "no cuda-capable device", "fallen off the bus", "cuda error: unknown error")
 # What a rank raises because another has gone.
 LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "broken pipe", "timed out")
 
@@ -49,8 +53,11 @@ def reason_of(error: Exception) -> str | None:
 
     text = str(error).strip()
     last = text.splitlines()[-1] if text else ""
-    if isinstance(error, torch.OutOfMemoryError):
+    cuda = "cuda" in text.lower() or "cublas" in text.lower() or "cudnn" in text.lower()
+    if isinstance(error, torch.OutOfMemoryError) or (cuda and any(words in text.lower() for words in NO_GPU_MEMORY)):
         return f"out of memory on the GPU: {LESS_MEMORY} ({text.splitlines()[0]})"
+    if cuda and any(words in text.lower() for words in SICK_GPU):
+        return None
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_HOST_MEMORY):
         return f"out of memory on the host: {LESS_MEMORY} ({last or 'no more is given to this process'})"
     if any(words in text.lower() for words in NO_PRIMITIVE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
+from dfml.errors import InvalidInput
 from orchestration.console import Console
 from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
 from orchestration.reports import FAILED, FIGURES, LOST, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
 from orchestration.search.spent import OVER_BUDGET, Spent
 from orchestration.trials.retention import clear_partial
+
+AGAIN = 30.0  # seconds until records that couldn't be saved are tried again
 
 
 class Recorder(tune.Callback):
@@ -46,6 +50,8 @@ class Recorder(tune.Callback):
         self._spent = spent
         self._follow = follow
         self._started: set[int] = set()  # numbers, in this session
+        self._unsaved: dict[int, TrialRecord] = {}
+        self._tried = 0.0  # to save them, on the monotonic clock
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         # Tune pickles its callbacks to restore them. We don't restore: each session starts from the records.
@@ -63,9 +69,35 @@ class Recorder(tune.Callback):
         return record
 
     def _save(self, record: TrialRecord) -> None:
-        record.save(self._sweep)
-        if self._spent is not None:
-            self._spent.clock.save()
+        self._unsaved[record.number] = record
+        self._save_what_is_unsaved()
+
+    def _save_what_is_unsaved(self) -> None:
+        """Save, or keep for later: what is raised in a callback would end all trials, and the storage may be away for minutes only."""
+        try:
+            for number, record in list(self._unsaved.items()):
+                record.save(self._sweep)
+                del self._unsaved[number]
+            if self._spent is not None:
+                self._spent.clock.save()
+        except (OSError, InvalidInput) as error:
+            self._tried = time.monotonic()
+            self._console.say(
+                f"records can't be saved ({error}); the sweep goes on, and they are tried again", style="yellow"
+            )
+
+    def finish(self) -> None:
+        """After the run: save what couldn't be saved.
+
+        Raises:
+            OSError: that fails again.
+        """
+        for record in self._unsaved.values():
+            record.save(self._sweep)
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self._unsaved and time.monotonic() - self._tried >= AGAIN:
+            self._save_what_is_unsaved()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
@@ -77,7 +109,7 @@ class Recorder(tune.Callback):
         else:
             self._started.add(record.number)
             self._console.started(record)
-            self._follow(record)
+            self._tell(record)
         self._save(record)
 
     def on_trial_result(
@@ -85,7 +117,7 @@ class Recorder(tune.Callback):
     ) -> None:
         record = self._record(trial)
         job = trial.config["job"]
-        if WORKERS in result:
+        if result.get(WORKERS):
             self._workers(record, result[WORKERS], result.get(LOST), job["workers"])
         if WORKER_SECONDS in result:
             hours = result[WORKER_SECONDS] / 3600
@@ -130,11 +162,15 @@ class Recorder(tune.Callback):
     def _end(self, record: TrialRecord) -> None:
         record.ended = time.time()
         self._save(record)
-        self._follow(record)
+        self._tell(record)
         self._console.ended(record)
-        clear_partial(
-            self._sweep, record.folder
-        )  # last: Tune hides what is raised here, and the record must not depend on it
+        with contextlib.suppress(OSError, InvalidInput):  # the sweep does it once more in the end
+            clear_partial(self._sweep, record.folder)
+
+    def _tell(self, record: TrialRecord) -> None:
+        """Let the study follow; it is made from the records again when a session begins."""
+        with contextlib.suppress(OSError, InvalidInput):
+            self._follow(record)
 
 
 def failure_reason(trial: Trial) -> str:

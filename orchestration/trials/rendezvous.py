@@ -6,7 +6,11 @@ there then is a worker's error as any other and leaves no placement group behind
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import socket
+import struct
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,7 @@ from ray.train.backend import Backend, BackendConfig
 if TYPE_CHECKING:
     import torch
 
+SIOCGIFADDR = 0x8915  # of Linux's ioctl: an interface's address
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # as torch's; a rank may wait so long for another's checkpoint or shard
 
 
@@ -47,6 +52,23 @@ def _set_environment(address: str, port: int) -> None:
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
     }
+    if context.get_world_size() > context.get_local_world_size() and (
+        name := _interface(ray.util.get_node_ip_address())
+    ):
+        # Left alone, gloo takes the one that the host's name stands for, on many a Debian 127.0.1.1, where no other machine finds it.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
+def _interface(address: str) -> str | None:
+    """The network interface whose IPv4 address this is; None where none has it as its first, or this isn't Linux."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has no address
+                found = fcntl.ioctl(asking, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(found[20:24]) == address:
+                    return name
+    return None
 
 
 def join() -> torch.device:

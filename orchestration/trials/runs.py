@@ -81,6 +81,7 @@ def run(
     """
     if setting.interruption.count:
         raise Interrupted
+    # Tune doesn't forgive what a callback raises: those here don't.
     recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, spent, follow)
     tune.Tuner(
         tune.with_resources(trainable, setting.driver),
@@ -103,6 +104,7 @@ def run(
         ),
     ).fit()
     setting.interruption.forget_tune()
+    recorder.finish()
     if setting.interruption.count:
         raise Interrupted
 

@@ -11,6 +11,7 @@ Where no public option exists this uses Ray's internals; constraints.txt holds t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -27,9 +28,11 @@ from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordina
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from dfml import storage
-from orchestration.reports import LOST, S3_BYTES, WORKER_SECONDS, WORKERS
+from dfml.errors import InvalidInput
+from orchestration.reports import LOST, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
 from orchestration.trials.failure import LESS_MEMORY, Final
 from orchestration.trials.retention import SNAPSHOT
+from orchestration.trials.unfinished import UnfinishedEpoch
 
 # A trial that is killed, as every one that is stopped early, can't give back what it has reserved; for three minutes, as Ray has it, no
 # elastic trial would start.
@@ -41,7 +44,8 @@ class TellTune(WorkerGroupCallback, ReportCallback):
     """Passes rank 0's reports on to Tune, and says when workers have started; as Ray's `TuneReportCallback` does with an actor in between."""
 
     def __init__(self) -> None:
-        self.lost: str | None = None
+        self.lost: str | None = None  # why workers have to be started anew
+        self.epoch_ended = False  # since the last loss
         self._workers = 0
         self._since = 0.0
         self._fetched = 0
@@ -49,14 +53,15 @@ class TellTune(WorkerGroupCallback, ReportCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         self._workers, self._since, self._fetched = len(worker_group), time.monotonic(), 0
         tune.report({WORKERS: self._workers, LOST: self.lost})
+        self.lost = None
 
     def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
-        self.lost = None
+        self.epoch_ended |= not metrics[0].get(RESUMED, False)
         before, self._fetched = self._fetched, sum(figures[S3_BYTES] for figures in metrics)
         tune.report({**metrics[0], S3_BYTES: self._fetched - before, WORKER_SECONDS: self._held()})
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        tune.report({WORKER_SECONDS: self._held()})
+        tune.report({WORKERS: 0, WORKER_SECONDS: self._held()})
 
     def _held(self) -> float:
         now = time.monotonic()
@@ -65,14 +70,20 @@ class TellTune(WorkerGroupCallback, ReportCallback):
 
 
 class RetryLosses(DefaultFailurePolicy):
-    """Lost workers are worth a retry, unless it happens again and again within one epoch; an error that would come again isn't.
+    """Lost workers are worth a retry, unless it happens again and again with no checkpoint in between; an error that would come again isn't.
 
     Workers that wait for their resources haven't failed; `Watch` says what they wait for.
+
+    Args:
+        trial: the trial's folder or URI.
+        tell: knows of the epochs that have ended.
     """
 
-    def __init__(self, *args: Any, tell: TellTune) -> None:
+    def __init__(self, *args: Any, trial: str, tell: TellTune) -> None:
         super().__init__(*args)
         self._tell = tell
+        self._unfinished = UnfinishedEpoch(trial)
+        self._reached: str | None = None  # within an epoch, when workers were lost last
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         error = training_failed_error
@@ -80,10 +91,18 @@ class RetryLosses(DefaultFailurePolicy):
             return FailureDecision.RETRY
         if isinstance(error, WorkerGroupError) and is_final(error):
             return FailureDecision.RAISE
-        if self._tell.lost is None:  # an epoch has ended since the last
+        if self._came_on():
             self._worker_group_failures = self._controller_failures = 0
         self._tell.lost = reason_of(error)
         return super().make_decision(error)
+
+    def _came_on(self) -> bool:
+        """Whether there is a checkpoint that wasn't there at the last loss."""
+        before, ended = self._reached, self._tell.epoch_ended
+        self._tell.epoch_ended = False
+        with contextlib.suppress(OSError, InvalidInput):  # the storage may be what was lost
+            self._reached = self._unfinished.reached()
+        return ended or self._reached not in (None, before)
 
 
 class TrialTrainer(DataParallelTrainer):
@@ -100,7 +119,7 @@ class TrialTrainer(DataParallelTrainer):
         return [*(c for c in super()._create_default_callbacks() if not isinstance(c, needless)), self._tell]
 
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
-        controller["failure_policy"] = RetryLosses(self.run_config.failure_config, tell=self._tell)
+        controller["failure_policy"] = RetryLosses(self.run_config.failure_config, trial=self._folder, tell=self._tell)
         running = TrainController(**controller)
         # Ray writes over the old snapshot in place; a process that is killed meanwhile would leave half of one, and no checkpoint.
         manager, place = running._checkpoint_manager, storage.join(self._folder, SNAPSHOT)

@@ -53,6 +53,11 @@ class UnfinishedEpoch:
                 (directory / file).write_bytes(content)
             training.load(directory)
 
+    def reached(self) -> str | None:
+        """Names how far the epoch was stored; None where none is. Names of what comes later are others."""
+        latest = self._latest()
+        return latest["folder"] if latest else None
+
     def forget(self) -> None:
         """The epoch has ended. For one rank to call."""
         if latest := self._latest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestration.trials.placement import remove_orphans
 
 SWEEP_INTERVAL = 1.0  # seconds between two looks for orphaned placement groups
 PATIENCE = 20.0  # seconds that a trial may take to start its workers before anything is said
+AGAIN = 600.0  # seconds until the same reason is said once more
 
 
 class Watch(tune.Callback):
@@ -25,7 +27,7 @@ class Watch(tune.Callback):
         self._share = share
         self._console = console
         self._waiting: dict[str, tuple[Trial, float]] = {}  # trial's id: the trial, and since when
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str, float]] = {}  # trial's id: what, and when
         self._swept = self._asked = time.monotonic()
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
@@ -37,8 +39,12 @@ class Watch(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if WORKERS in result:
+        if WORKERS not in result:
+            return
+        if result[WORKERS]:
             self._waiting.pop(trial.trial_id, None)
+        else:  # they have ended: it does too, or is to be given others
+            self._waiting[trial.trial_id] = trial, time.monotonic()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._waiting.pop(trial.trial_id, None)
@@ -50,17 +56,26 @@ class Watch(tune.Callback):
         now = time.monotonic()
         if now - self._swept >= SWEEP_INTERVAL:
             self._swept = now
-            remove_orphans()
+            with _forgiven():
+                remove_orphans()
         late = [trial for trial, since in self._waiting.values() if now - since >= PATIENCE]
         if late and now - self._asked >= PATIENCE:
             self._asked = now
-            self._explain(late)
+            with _forgiven():
+                self._explain(late)
 
     def _explain(self, late: list[Trial]) -> None:
         why = waiting_for(self._share)
         if why is None:
             return  # there is room: its workers are starting
+        now = time.monotonic()
         for trial in late:
-            if self._said.get(trial.trial_id) != why:
-                self._said[trial.trial_id] = why
+            said, when = self._said.get(trial.trial_id, ("", 0.0))
+            if said != why or now - when >= AGAIN:
+                self._said[trial.trial_id] = why, now
                 self._console.waits(trial.config["number"], why)
+
+
+def _forgiven() -> contextlib.AbstractContextManager[None]:
+    """Ray's head may be busy, or restarting; Tune would end all trials for what is raised here."""
+    return contextlib.suppress(Exception)

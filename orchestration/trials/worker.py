@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
+from pyarrow.fs import copy_files
 
 from dfml import s3
 from orchestration.reports import FIGURES, RESUMED, S3_BYTES
@@ -131,8 +132,11 @@ def _training(config: dict[str, Any], train: ClassSubset, validation: ClassSubse
     torch.set_num_threads(config["cpus"])
     training = Training(recipe_from(config["recipe"]), train, validation, device, loader_workers)
     if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as directory:
-            training.load(Path(directory))
+        with (
+            scratch() as directory
+        ):  # not `as_directory`, whose one folder the ranks of a node write and read at the same time
+            copy_files(checkpoint.path, str(directory), source_filesystem=checkpoint.filesystem)
+            training.load(directory)
     UnfinishedEpoch(config["trial"]).resume(training)
     return training
 

@@ -45,6 +45,26 @@ def test_out_of_memory_on_a_gpu_is_final() -> None:
 
 @pytest.mark.parametrize(
     "error",
+    [
+        # As CUDA and NCCL word it, each in an error of its own; written here from their documentation.
+        RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.distributed.DistBackendError("NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'"),
+    ],
+)
+def test_out_of_memory_that_cuda_reports_otherwise_is_final_too(error: Exception) -> None:
+    reason = str(reason_of(error))
+    assert reason.startswith("out of memory on the GPU: lower batch_size")
+    assert "TORCH_USE_CUDA_DSA" not in reason
+
+
+def test_a_sick_gpu_is_none_of_the_trials_doing() -> None:
+    assert reason_of(RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore")) is None
+    assert reason_of(RuntimeError("CUDA error: device-side assert triggered")) is not None
+
+
+@pytest.mark.parametrize(
+    "error",
     [TrainingDiverged("the loss is nan"), InvalidInput("no such file"), KeyError("a slip"), ValueError("a slip")],
 )
 def test_what_would_come_again_is_final(error: Exception) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError, FailureConfig, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
+from dfml import storage
+from orchestration.reports import LOST as LOST_WHY
+from orchestration.reports import RESUMED, S3_BYTES, WORKERS
 from orchestration.trials.failure import Final
 from orchestration.trials.trainer import RetryLosses, TellTune, reason_of
 
@@ -14,9 +23,10 @@ RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
 LOST = WorkerGroupError("lost", {1: RayActorError(None, "node died")})
 
 
-def policy(max_failures: int = 2) -> tuple[RetryLosses, TellTune]:
+def policy(max_failures: int = 2, trial: str = "/nowhere") -> tuple[RetryLosses, TellTune]:
     tell = TellTune()
-    return RetryLosses(FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures), tell=tell), tell
+    config = FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures)
+    return RetryLosses(config, trial=trial, tell=tell), tell
 
 
 def decisions(policy: RetryLosses, error: TrainingFailedError, times: int) -> list[FailureDecision]:
@@ -27,12 +37,56 @@ def test_a_lost_worker_is_retried_so_many_times() -> None:
     assert decisions(policy(2)[0], LOST, 3) == [RETRY, RETRY, RAISE]
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What reaches Tune."""
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", reports.append)
+    return reports
+
+
+@pytest.mark.usefixtures("told")
 def test_an_epoch_that_ends_between_two_losses_starts_the_count_anew() -> None:
     retry, tell = policy(1)
     for _ in range(5):
         assert retry.make_decision(LOST) is RETRY
-        tell.lost = None  # as after a report
+        tell.after_worker_group_start([1, 2])
+        tell.after_report(None, [{S3_BYTES: 0, RESUMED: True}])
+        tell.after_report(None, [{S3_BYTES: 0, RESUMED: False}])
     assert decisions(retry, LOST, 2) == [RETRY, RAISE]
+
+
+@pytest.mark.usefixtures("told")
+def test_an_epoch_that_was_reported_before_doesnt() -> None:
+    """Workers that start anew report it at once; a trial whose next epoch kills its workers each time would never end."""
+    retry, tell = policy(2)
+    tell.after_report(None, [{S3_BYTES: 0, RESUMED: False}])
+    found = []
+    for _ in range(3):
+        found.append(retry.make_decision(LOST))
+        tell.after_worker_group_start([1, 2])
+        tell.after_report(None, [{S3_BYTES: 0, RESUMED: True}])
+    assert found == [RETRY, RETRY, RAISE]
+
+
+def test_a_checkpoint_within_the_epoch_starts_the_count_anew(tmp_path: Path) -> None:
+    retry, _ = policy(1, str(tmp_path))
+    for step in (0, 0, 10, 20):
+        if step:
+            storage.write(f"{tmp_path}/unfinished/latest.json", json.dumps({"folder": f"0002_{step:08d}"}).encode())
+        expected = RETRY if step or retry._worker_group_failures == 0 else RAISE
+        assert retry.make_decision(LOST) is expected
+
+
+def test_a_loss_is_told_once(told: list[dict[str, Any]]) -> None:
+    retry, tell = policy()
+    tell.after_worker_group_start([1, 2])
+    retry.make_decision(LOST)
+    tell.before_worker_group_shutdown(None)
+    tell.after_worker_group_start([1])
+    tell.after_worker_group_start([1, 2])  # grown again
+    assert [report[WORKERS] for report in told] == [2, 0, 1, 2]
+    assert [bool(report.get(LOST_WHY)) for report in told] == [False, False, True, False]
 
 
 def test_a_final_error_of_one_worker_is_never_retried() -> None:
