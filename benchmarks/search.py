@@ -32,7 +32,7 @@ from optuna.samplers import RandomSampler
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from dfml.task import BEST_SCORE
-from orchestration.search.asha import REDUCTION_FACTOR, ResumableASHA
+from orchestration.search.asha import REDUCTION_FACTOR, TELLING, ResumableASHA
 from orchestration.search.objectives import SCORE_ALONE
 from orchestration.search.sampler import TPEByNumber
 from orchestration.search.searcher import OptunaSearcher
@@ -117,8 +117,8 @@ def cost(table: Table, trials: Trials) -> list[float]:
     return found
 
 
-def asha(table: Table, reduction_factor: float = REDUCTION_FACTOR) -> ResumableASHA:
-    return ResumableASHA([], table.epochs, table.space.defaults().warm_epochs, reduction_factor)
+def asha(table: Table, reduction_factor: float = REDUCTION_FACTOR, telling: int = TELLING) -> ResumableASHA:
+    return ResumableASHA([], table.epochs, table.space.defaults().warm_epochs, reduction_factor, telling)
 
 
 def ways(table: Table) -> dict[str, Callable[[int], Trials]]:
@@ -134,11 +134,13 @@ def ways(table: Table) -> dict[str, Callable[[int], Trials]]:
 def settings(table: Table) -> dict[str, Callable[[int], Trials]]:
     """What `--tune` compares."""
 
-    def way(factor: float, **more: Any) -> Callable[[int], Trials]:
-        return lambda seed: searched(table, TPEByNumber(seed, **more), asha(table, factor))
+    def way(factor: float, telling: int = TELLING, **more: Any) -> Callable[[int], Trials]:
+        return lambda seed: searched(table, TPEByNumber(seed, **more), asha(table, factor, telling))
 
     return {
         "as it is": way(REDUCTION_FACTOR),
+        "first rung an epoch after warm-up": way(REDUCTION_FACTOR, 1),
+        "three epochs after": way(REDUCTION_FACTOR, 3),
         "reduction factor 3": way(3),
         "reduction factor 4": way(4),
         "1 start-up trial": way(REDUCTION_FACTOR, n_startup_trials=1),

@@ -29,9 +29,9 @@ def decisions(scheduler: ASHAScheduler, number: int, values: list[float]) -> lis
 
 def test_rungs_of_earlier_sessions_stop_a_poor_trial() -> None:
     records = [curve(0, [0.1, 0.5, 0.6, 0.7]), curve(1, [0.1, 0.4, 0.5, 0.6])]
-    resumed = ResumableASHA(records, epochs=8, warm_epochs=1)
+    resumed = ResumableASHA(records, epochs=4, warm_epochs=1)
     assert TrialScheduler.STOP in decisions(resumed, 2, [0.1, 0.2])
-    fresh = ResumableASHA([], epochs=8, warm_epochs=1)
+    fresh = ResumableASHA([], epochs=4, warm_epochs=1)
     assert TrialScheduler.STOP not in decisions(fresh, 2, [0.1, 0.2])
 
 
@@ -40,7 +40,7 @@ def test_a_cut_trial_is_judged_by_its_own_earlier_epochs() -> None:
     cut = curve(1, [0.1, 0.3])
     cut.state = "running"
     records = [curve(0, [0.1, 0.4, 0.5, 0.6]), cut]
-    resumed = ResumableASHA(records, epochs=8, warm_epochs=1)
+    resumed = ResumableASHA(records, epochs=4, warm_epochs=1)
     trial: Any = SimpleNamespace(trial_id="new", config={"number": 1})
     resumed.on_trial_add(None, trial)
     resumed.on_trial_result(None, trial, {"epoch": 3, BEST_SCORE: 0.9})
