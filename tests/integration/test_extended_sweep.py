@@ -49,6 +49,17 @@ def test_the_search_ends_when_the_budget_is_spent(sessions: tuple[Sweep, list[st
     assert (sessions[0].folder / "best" / "model.safetensors").is_file()
 
 
+def test_the_winners_training_is_not_charged_to_the_budget(
+    sessions: tuple[Sweep, list[str], list[dict[str, Any]]],
+) -> None:
+    folder = sessions[0].folder
+    winner = json.loads((folder / "trials" / "winner" / "record.json").read_text())
+    charged = json.loads((folder / "elapsed.json").read_text())["seconds"]
+    searched = sum(trial["ended"] - trial["began"] for trial in sessions[2][-1]["trials"])
+    trained = winner["ended"] - winner["began"]
+    assert searched - 1 <= charged < searched + trained  # with it, more than both: Tune takes seconds to start
+
+
 def test_extended_it_goes_on_where_it_was(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
     before, after = sessions[2]
     assert after["trials"][0] == before["trials"][0]
