@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +164,40 @@ def test_values_are_normalised_per_channel() -> None:
         recipe_from({"image_size": 32}), Normalisation((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
     )(image)
     torch.testing.assert_close(transformed[:, 0, 0], torch.tensor([2.0, -1.0, 1.0]))
+
+
+KILLED = """
+import multiprocessing, os, time
+from dfml.data.loader import _EndsWith
+
+def load(parent):
+    _EndsWith(parent)(0)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+multiprocessing.get_context("fork").Process(target=load, args=(os.getpid(),)).start()
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
+def test_a_loaders_process_ends_at_once_with_a_process_that_is_killed() -> None:
+    """torch's own watchdog takes up to five seconds, in which a GPU stays taken."""
+    worker = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    loader = Path(f"/proc/{int(worker.stdout.readline())}/stat")
+    assert loader.exists()
+    worker.kill()
+    worker.wait()
+    until = time.monotonic() + 3
+    while _runs(loader):
+        assert time.monotonic() < until, "it outlived the process that it works for"
+        time.sleep(0.05)
+
+
+def _runs(stat: Path) -> bool:
+    """Whether a process does, by its file in /proc; one that nobody has waited for yet doesn't."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
