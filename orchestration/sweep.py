@@ -152,3 +152,4 @@ def _search(plan: Plan, job: dict[str, Any], records: list[TrialRecord], setting
     for record in end_cut(records):
         record.save(setting.sweep)
         study.update(record)
+    study.write()  # while trials ran the storage may have been away

@@ -80,8 +80,9 @@ class Range(Model):
         return [self.low, self.high] if self.integers else [self.low + GOLDEN * (self.high - self.low)]
 
     def __contains__(self, value: object) -> bool:
-        number = isinstance(value, int) if self.integers else isinstance(value, int | float)
-        return number and self.low <= value <= self.high  # type: ignore[operator]
+        if not isinstance(value, int | float) or (self.integers and not isinstance(value, int)):
+            return False
+        return self.low <= value <= self.high
 
 
 def _domain_kind(domain: Any) -> str:

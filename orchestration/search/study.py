@@ -147,7 +147,7 @@ class StudyFile:
         self._study = SweepStudy(JournalStorage(self._log), space, objectives, records)
         self._told = {record.number: len(record.epochs) for record in records}  # epochs of each trial
         self._waiting: dict[int, TrialRecord] = {}  # began before a trial with a smaller number
-        self._write()
+        self.write()
 
     def update(self, record: TrialRecord) -> None:
         """Take what is new in the record of a trial that has begun or ended."""
@@ -158,7 +158,7 @@ class StudyFile:
         while following := self._waiting.pop(len(self._told), None):
             self._study.add(following)
             self._told[following.number] = len(following.epochs)
-        self._write()
+        self.write()
 
     def _progress(self, record: TrialRecord) -> None:
         for figures in record.epochs[self._told[record.number] :]:
@@ -168,5 +168,6 @@ class StudyFile:
         if record.state != "running":
             self._study.end(record.number, record.state, values_of(record, self._objectives), record.reason)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the file whole, with all that was told so far."""
         places.write(self._place, b"".join(self._log.lines))

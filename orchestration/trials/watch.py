@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
@@ -28,6 +29,7 @@ class Watch(tune.Callback):
         self._console = console
         self._waiting: dict[str, tuple[Trial, float]] = {}  # trial's id: the trial, and since when
         self._said: dict[str, tuple[str, float]] = {}  # trial's id: what, and when
+        self._forgave: set[str] = set()
         self._swept = self._asked = time.monotonic()
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
@@ -56,12 +58,12 @@ class Watch(tune.Callback):
         now = time.monotonic()
         if now - self._swept >= SWEEP_INTERVAL:
             self._swept = now
-            with _forgiven():
+            with self._forgiven():
                 remove_orphans()
         late = [trial for trial, since in self._waiting.values() if now - since >= PATIENCE]
         if late and now - self._asked >= PATIENCE:
             self._asked = now
-            with _forgiven():
+            with self._forgiven():
                 self._explain(late)
 
     def _explain(self, late: list[Trial]) -> None:
@@ -75,7 +77,15 @@ class Watch(tune.Callback):
                 self._said[trial.trial_id] = why, now
                 self._console.waits(trial.config["number"], why)
 
-
-def _forgiven() -> contextlib.AbstractContextManager[None]:
-    """Ray's head may be busy, or restarting; Tune would end all trials for what is raised here."""
-    return contextlib.suppress(Exception)
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        """Ray's head may be busy, or restarting; Tune would end all trials for what is raised here. Said once for each kind of error."""
+        try:
+            yield
+        except Exception as error:
+            kind = type(error).__name__
+            if kind not in self._forgave:
+                self._forgave.add(kind)
+                self._console.say(
+                    f"Ray couldn't be asked what trials wait for ({kind}: {error}); trying again", style="yellow"
+                )

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from dfml.s3 import Unreachable
 from orchestration.cluster.share import Share
 from orchestration.interruption import Interruption
-from orchestration.records import TrialRecord, load_record
+from orchestration.records import load_record
 from orchestration.reports import FIGURES, RESUMED, WORKERS
 from orchestration.trials import recorder as recorder_module
 from orchestration.trials import watch as watch_module
@@ -46,55 +45,59 @@ def figures(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "loss": 1.0, FIGURES: ["epoch", "loss"], RESUMED: False}
 
 
-@pytest.fixture
-def away(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether the storage is; starts as not."""
-    state = [False]
-    save = TrialRecord.save
+class Place:
+    """A sweep's folder that can go away and come back: a file stands in its place meanwhile."""
 
-    def maybe(self: TrialRecord, sweep: str) -> None:
-        if state[0]:
-            raise Unreachable("s3://bucket could not be reached for 120 s")
-        save(self, sweep)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    monkeypatch.setattr(TrialRecord, "save", maybe)
-    return state
+    def go(self) -> None:
+        if self.folder.exists():
+            self.folder.rename(self.folder.with_name("kept"))
+        self.folder.touch()
+
+    def come(self) -> None:
+        self.folder.unlink()
+        if (kept := self.folder.with_name("kept")).exists():
+            kept.rename(self.folder)
 
 
-def test_records_wait_while_the_storage_is_away(
-    away: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    console: Any = Printed()
-    recorder = Recorder(str(tmp_path), [], console, Interruption(), None, lambda record: None)
+def recorder_of(place: Place, console: Any) -> Recorder:
+    return Recorder(str(place.folder), [], console, Interruption(), None, lambda record: None)
+
+
+def test_records_wait_while_the_storage_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console, place = Printed(), Place(tmp_path / "sweep")
+    recorder = recorder_of(place, console)
     recorder.on_trial_start(0, [], TRIAL)
-    away[0] = True
+    place.go()
     recorder.on_trial_result(0, [], TRIAL, figures(1))
     recorder.on_trial_result(0, [], TRIAL, figures(2))
     recorder.on_trial_complete(0, [], TRIAL)
-    assert "could not be reached" in console.lines[0]
-    found = load_record(str(tmp_path), "000")
+    assert "records can't be saved" in console.lines[0]
+    place.come()
+    found = load_record(str(place.folder), "000")
     assert found is not None
     assert found.epochs == []
-    away[0] = False
     recorder.on_step_begin(0, [])
-    assert load_record(str(tmp_path), "000") == found  # not so soon
+    assert load_record(str(place.folder), "000") == found  # not so soon
     monkeypatch.setattr(recorder_module, "AGAIN", 0.0)
     recorder.on_step_begin(0, [])
-    found = load_record(str(tmp_path), "000")
+    found = load_record(str(place.folder), "000")
     assert found is not None
     assert (len(found.epochs), found.state) == (2, "finished")
 
 
-def test_records_that_cant_be_saved_in_the_end_are_an_error(away: list[bool], tmp_path: Path) -> None:
-    console: Any = Printed()
-    recorder = Recorder(str(tmp_path), [], console, Interruption(), None, lambda record: None)
-    away[0] = True
+def test_records_that_cant_be_saved_in_the_end_are_an_error(tmp_path: Path) -> None:
+    place = Place(tmp_path / "sweep")
+    recorder = recorder_of(place, Printed())
+    place.go()
     recorder.on_trial_start(0, [], TRIAL)
-    with pytest.raises(Unreachable):
+    with pytest.raises(OSError, match="sweep"):
         recorder.finish()
-    away[0] = False
+    place.come()
     recorder.finish()
-    assert load_record(str(tmp_path), "000") is not None
+    assert load_record(str(place.folder), "000") is not None
 
 
 @pytest.fixture
@@ -135,7 +138,11 @@ def test_a_head_that_doesnt_answer_ends_nothing(clock: list[float], monkeypatch:
 
     monkeypatch.setattr(watch_module, "waiting_for", fail)
     monkeypatch.setattr(watch_module, "remove_orphans", fail)
-    watch = Watch(Share(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2), Printed())  # type: ignore[arg-type]
+    console: Any = Printed()
+    watch = Watch(Share(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2), console)
     watch.on_trial_start(0, [], TRIAL)
-    clock[0] += 100
-    watch.on_step_begin(0, [])
+    for _ in range(2):
+        clock[0] += 100
+        watch.on_step_begin(0, [])
+    assert len(console.lines) == 1
+    assert "ConnectionError: GCS" in console.lines[0]
