@@ -42,6 +42,13 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return sum_over_ranks(values).div_(world_size())
 
 
+def max_over_ranks(values: Tensor) -> Tensor:
+    """As `sum_over_ranks`, the largest."""
+    if world_size() > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:

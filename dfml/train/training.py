@@ -30,6 +30,7 @@ from dfml.objective import Objective
 from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE, SCORE, TASKS
 from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
+from dfml.train.pace import Pace
 
 # With the publication's settings beside rate and weight decay.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -160,7 +161,7 @@ class Training:
     def _train_epoch(
         self, epoch: int, on_step: OnStep | None, checkpoints: tuple[Callable[[], None], int] | None
     ) -> dict[str, float]:
-        recipe = self.recipe
+        recipe, pace = self.recipe, Pace(self.device)
         batches = self._order(epoch)
         done = self.unfinished.step if self.unfinished else 0
         loader = training_batches(
@@ -181,7 +182,7 @@ class Training:
             totals = {name: total.to(self.device) for name, total in self.unfinished.totals.items()}
             if telemetry is not None:
                 telemetry.resume(self.unfinished.routing)
-        for step, (pixels, labels) in enumerate(loader, start=done + 1):
+        for step, (pixels, labels) in enumerate(pace.timed(loader), start=done + 1):
             terms = self._train_step(
                 objective, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             )
@@ -202,7 +203,7 @@ class Training:
         for value in mean:
             self._check_finite(value, epoch, len(batches))
         routers = {} if telemetry is None else telemetry.figures()
-        return {**dict(zip(totals, mean, strict=True)), **routers}
+        return {**dict(zip(totals, mean, strict=True)), **routers, **pace.figures()}
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):

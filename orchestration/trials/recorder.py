@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial
 
 from dfml.errors import InvalidInput
 from orchestration.console import Console
+from orchestration.follower import Follower
 from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
 from orchestration.reports import FAILED, FIGURES, LOST, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
@@ -32,6 +33,7 @@ class Recorder(tune.Callback):
         interruption: of the sweep.
         spent: says whether the budget is, and has the clock; None where neither is of interest.
         follow: called when a trial begins or ends.
+        followers: told of trials and epochs.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Recorder(tune.Callback):
         interruption: Interruption,
         spent: Spent | None,
         follow: Callable[[TrialRecord], None],
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._sweep = sweep
         self._records = records
@@ -49,6 +52,7 @@ class Recorder(tune.Callback):
         self._interruption = interruption
         self._spent = spent
         self._follow = follow
+        self._followers = followers
         self._started: set[int] = set()  # numbers, in this session
         self._unsaved: dict[int, TrialRecord] = {}
         self._tried = 0.0  # to save them, on the monotonic clock
@@ -109,6 +113,8 @@ class Recorder(tune.Callback):
         else:
             self._started.add(record.number)
             self._console.started(record)
+            for follower in self._followers:
+                follower.started(record)
             self._tell(record)
         self._save(record)
 
@@ -130,6 +136,8 @@ class Recorder(tune.Callback):
             if record.add({name: result[name] for name in result[FIGURES]}):
                 self._save(record)
                 self._console.epoch(record, job["epochs"])
+                for follower in self._followers:
+                    follower.epoch(record, job["epochs"])
             elif not result[RESUMED]:
                 record.repeated_epochs += 1
 
@@ -164,6 +172,8 @@ class Recorder(tune.Callback):
         self._save(record)
         self._tell(record)
         self._console.ended(record)
+        for follower in self._followers:
+            follower.ended(record)
         with contextlib.suppress(OSError, InvalidInput):  # the sweep does it once more in the end
             clear_partial(self._sweep, record.folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from orchestration import layout
 from orchestration.cluster.share import Share
 from orchestration.console import Console
+from orchestration.follower import Follower
 from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
 from orchestration.search.spent import Spent
@@ -39,6 +40,7 @@ class Setting:
         share: what each trial gets of the cluster.
         console: prints.
         interruption: of the sweep.
+        followers: told of trials and epochs.
         driver: resources of a trial's own process.
         reuse_actors: whether a trial may run in the process of an earlier one. That would save seconds, but a trial that is stopped in the
             middle of a training leaves the process unfit for the next.
@@ -48,6 +50,7 @@ class Setting:
     share: Share
     console: Console
     interruption: Interruption
+    followers: Sequence[Follower] = ()
     driver: dict[str, float] = field(default_factory=lambda: DRIVER)
     reuse_actors: bool = False
 
@@ -82,7 +85,7 @@ def run(
     if setting.interruption.count:
         raise Interrupted
     # Tune doesn't forgive what a callback raises: those here don't.
-    recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, spent, follow)
+    recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, spent, follow, setting.followers)
     tune.Tuner(
         tune.with_resources(trainable, setting.driver),
         param_space=config,

@@ -32,7 +32,7 @@ def validation(train_images: ShardedImages) -> ClassSubset:
 
 
 def numbers(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if not name.endswith("seconds") and name != "began"}
+    return {name: value for name, value in figures.items() if "second" not in name and name != "began"}
 
 
 def parameters(training: Training) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ def test_warm_up_trains_proxies_and_routers_alone(tiny_recipe: Recipe, train: Cl
 def test_figures_of_an_epoch(tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset) -> None:
     epochs = [dict(figures) for figures in Training(tiny_recipe, train, validation, CPU).epochs()]
     assert [figures["epoch"] for figures in epochs] == [1, 2, 3]
-    for name in ("loss", "loss_full", "loss_routed", "recall_at_1", "map_at_r", "r_precision"):
+    for name in ("loss", "loss_full", "loss_routed", "recall_at_1", "map_at_r", "r_precision", "images_per_second"):
         assert all(np.isfinite(figures[name]) for figures in epochs)
     for i, figures in enumerate(epochs):
         recalls = [earlier["recall_at_1"] for earlier in epochs[: i + 1]]
