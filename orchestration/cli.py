@@ -12,6 +12,7 @@ from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
+from orchestration.monitoring.wandb_runs import MODES, mode_for
 from orchestration.plan import Conduct, Plan
 from orchestration.results.protocols import PROTOCOLS
 from orchestration.search.budget import parse_budget
@@ -127,6 +128,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seeds with which the winner is trained on all training classes; more than one give mean and 95 %% interval",
     )
+    add(
+        "--wandb",
+        choices=MODES,
+        help="Weights & Biases: a group for the sweep, a run for each trial (default: what WANDB_MODE says, else online where there is a key, "
+        "else offline: into files that `wandb sync` uploads)",
+    )
     add("--dry-run", action="store_true", help="print what would be run, and on which cluster; train and write nothing")
     add(
         "--extend",
@@ -222,6 +229,7 @@ def conduct_from(arguments: argparse.Namespace) -> Conduct:
         checkpoint_steps=arguments.checkpoint_steps,
         concurrent_trials=arguments.concurrent_trials,
         min_workers=arguments.min_workers,
+        wandb=mode_for(arguments.wandb),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from dfml import storage
@@ -11,20 +12,29 @@ from dfml.errors import InvalidInput
 from orchestration import layout
 from orchestration.plan import Plan, git_revision, versions
 
+CREATED = "created"
 MANIFEST = "manifest_sha256"
 GROWS = ("trials", "reproductions", "budget")  # may be raised by --extend, besides the bounds of the search space
 SHOWN = 5  # differences that a message names
 
 
 def store(plan: Plan, sweep: str) -> None:
-    """Write `sweep.json`, with which a sweep begins."""
+    """Write `sweep.json`, with which a sweep begins; of one that is widened, anew."""
     content = {
+        CREATED: created(sweep) or datetime.now(UTC).isoformat(timespec="seconds"),
         "plan": json.loads(plan.model_dump_json()),
         MANIFEST: manifest_sha256(plan.data),
         "versions": versions(),
         "git_revision": git_revision(),
     }
     storage.write(storage.join(sweep, layout.SWEEP), (json.dumps(content, indent=1) + "\n").encode())
+
+
+def created(sweep: str) -> str | None:
+    """When the sweep in the folder was begun; None where there is none, or one of an earlier version."""
+    place = storage.join(sweep, layout.SWEEP)
+    found: str | None = json.loads(storage.read(place)).get(CREATED) if storage.exists(place) else None
+    return found
 
 
 def is_stored(plan: Plan, sweep: str) -> bool:

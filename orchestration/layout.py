@@ -4,6 +4,7 @@ sweep.json              arguments, search space, versions: what the sweep is
 lease.json              while run_sweep.py runs: where, and that it is alive
 elapsed.json            how long the search has run
 study.log               all trials as optuna-dashboard opens them
+wandb/                  the files of Weights & Biases, where the sweep's place is a folder
 tune/                   Ray Tune's own files: results as TensorBoard and JSON, errors
 trials/000/ …           one folder a trial: its record, from which an interrupted sweep goes on, its best and last checkpoint, and
                         in unfinished/ how far a long epoch is

@@ -124,6 +124,7 @@ class Conduct(BaseModel):
         checkpoint_steps: between two checkpoints within an epoch.
         concurrent_trials: that run at once; None for what the cluster has room for.
         min_workers: with how few a trial goes on when a node is lost; None for all.
+        wandb: whether Weights & Biases is told, and at once or into files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -132,6 +133,7 @@ class Conduct(BaseModel):
     checkpoint_steps: int = 1000
     concurrent_trials: int | None = None
     min_workers: int | None = None
+    wandb: Literal["online", "offline", "off"] = "off"
 
     def cache_folder(self) -> Path:
         """The cache's folder on this node."""

@@ -15,6 +15,8 @@ from dfml.recipe import Recipe, recipe_from
 from dfml.task import BEST_SCORE, TASKS
 from orchestration import layout
 
+LOAD = "router_load_"  # then the router's number and the sub-block's (`dfml.telemetry`)
+
 State = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -108,3 +110,13 @@ def describe(recipe: Recipe) -> str:
         f"{values[name] if name == 'gamma' else ''}{value:.3g}" for name, value in schedule if name in values
     )
     return f"K={recipe.routers} lr {recipe.lr:.1e} {schedule.kind}{f'({inner})' if inner else ''}"
+
+
+def router_loads(figures: dict[str, Any]) -> list[list[float]]:
+    """Of an epoch's figures, by router (two a ViT block) the share of its tokens through each sub-block: R rows of K; empty without routers."""
+    found: dict[int, dict[int, float]] = {}
+    for name, value in figures.items():
+        if name.startswith(LOAD):
+            router, sub_block = map(int, name.removeprefix(LOAD).split("_"))
+            found.setdefault(router, {})[sub_block] = value
+    return [[value for _, value in sorted(row.items())] for _, row in sorted(found.items())]

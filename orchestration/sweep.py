@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from dfml import storage
@@ -15,6 +16,7 @@ from orchestration.forecast import forecast
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.interruption import Interruption
 from orchestration.lease import hold
+from orchestration.monitoring.wandb_runs import WandbRuns
 from orchestration.plan import Conduct, Plan
 from orchestration.records import TrialRecord, load_records
 from orchestration.results.report import write_report
@@ -45,16 +47,20 @@ def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend
     """
     widened = extend and is_widened(plan, sweep)
     resumed = widened or is_stored(plan, sweep)
+    tracker = None
     if resumed and not widened and (results := load_results(sweep)):
         console.say(
             f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one, or --extend this one"
         )
     else:
-        with hold(sweep, console.say):
-            results = _run(plan, sweep, console, conduct, resumed, widened)
+        tracker = None if conduct.wandb == "off" else WandbRuns(plan, sweep, conduct.wandb, console)
+        with hold(sweep, console.say), tracker or nullcontext(), console.live():
+            results = _run(plan, sweep, console, conduct, resumed, widened, tracker)
     show(results, console)
     console.say(f"model:  {storage.join(sweep, layout.BEST)}")
     console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
+    if tracker is not None:
+        console.say(f"wandb:  {tracker.where}")
 
 
 def dry_run(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: bool = False) -> None:
@@ -77,7 +83,15 @@ def dry_run(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: 
         console.say(f"results would lie in {sweep}; nothing was started")
 
 
-def _run(plan: Plan, sweep: str, console: Console, conduct: Conduct, resumed: bool, widened: bool) -> Results:
+def _run(
+    plan: Plan,
+    sweep: str,
+    console: Console,
+    conduct: Conduct,
+    resumed: bool,
+    widened: bool,
+    tracker: WandbRuns | None,
+) -> Results:
     records = load_records(sweep) if resumed else []
     if resumed:
         console.resumed(records)
@@ -98,8 +112,10 @@ def _run(plan: Plan, sweep: str, console: Console, conduct: Conduct, resumed: bo
         for line in forecast(plan, part, records):
             console.say(line)
         console.say(f"results in {sweep}")
+        if tracker is not None:
+            console.say(f"Weights & Biases: {tracker.where}")
         job = _job(plan, sweep, part) | conduct.model_dump(include={"cache_dir", "checkpoint_steps"})
-        setting = Setting(sweep, part, console, interruption)
+        setting = Setting(sweep, part, console, interruption, followers=[tracker] if tracker is not None else [])
         _search(plan, {**job, "epochs": plan.defaults().epochs}, records, setting)
         winner = best_trial(records)
         if winner is None:
@@ -107,10 +123,13 @@ def _run(plan: Plan, sweep: str, console: Console, conduct: Conduct, resumed: bo
                 f"no trial of {sweep} came to a validation score, so there is no winner; the reasons stand above: mend them and choose another --name"
             )
         reproduce(plan, job, winner, len(records), setting)
-    for record in [*records, *runs_of(plan, sweep, winner)]:
+    runs = runs_of(plan, sweep, winner)
+    for record in [*records, *runs]:
         clear_partial(sweep, record.folder)  # again: what was on its way when a trial was stopped, or a session cut
     results = results_of(plan, sweep, records, winner)
     write_report(results, Cache(conduct.cache_folder(), plan.cache_size))
+    if tracker is not None:
+        tracker.concluded(runs[0], results.test["winner"])
     results.save()
     return results
 

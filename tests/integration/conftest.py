@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
+from small_sweep import OFFLINE, TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
 
 from dfml.data.packing import pack
 
 # A sweep finds a cluster that runs on this machine; these are to start their own, or to be told of one.
 os.environ.setdefault("RAY_ADDRESS", "local")
+# Weights & Biases takes seconds of each sweep; two of them have it (test_wandb.py, test_interruption.py).
+os.environ.setdefault("WANDB_MODE", "disabled")
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +28,4 @@ def few_emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
     """A sweep that ran to its end undisturbed, and what it printed."""
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("finished"), "sweep")
-    return sweep, sweep.run()
+    return sweep, sweep.run(environment=OFFLINE)

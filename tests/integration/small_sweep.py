@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from dfml.data.datasets import DATASETS, REPOSITORY
 from dfml.data.shards import ImageRow
 
 TRAIN_CLASSES, TEST_CLASSES = 40, 16
+WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # of the right form, and of nobody
+OFFLINE = {"WANDB_MODE": "offline", "WANDB_API_KEY": WANDB_KEY}
 
 
 def first_classes(split: str, count: int, name: str) -> list[ImageRow]:
@@ -40,15 +43,21 @@ class Sweep:
     def command(self) -> list[str]:
         return [sys.executable, str(REPOSITORY / "run_sweep.py"), *self.arguments]
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start it in a process group of its own: a test can then send Ctrl-C to all of it, as a terminal does."""
         return subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            self.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
 
-    def run(self, timeout: float = 600) -> str:
+    def run(self, timeout: float = 600, environment: dict[str, str] | None = None) -> str:
         """Run to the end; returns what was printed."""
-        done = subprocess.run(self.command, capture_output=True, text=True, timeout=timeout)
+        env = {**os.environ, **(environment or {})}
+        done = subprocess.run(self.command, capture_output=True, text=True, timeout=timeout, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from small_sweep import Sweep, sweep_of
+from small_sweep import OFFLINE, Sweep, sweep_of
+from wandb_files import offline_runs
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +40,7 @@ def record(sweep: Sweep, number: int) -> dict[str, Any]:
 def resumed(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
     """A sweep that Ctrl-C cut in its second trial, and what the same command printed after."""
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("interrupted"), "sweep")
-    process = sweep.start()
+    process = sweep.start(OFFLINE)
     read_until(process, "trial 1  epoch 1/3")
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 5  # raylet, GCS, dashboard, workers, …
@@ -53,7 +54,7 @@ def resumed(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     assert "Traceback" not in rest
     assert record(sweep, 0)["state"] in ("finished", "stopped")
     assert record(sweep, 1)["state"] == "running"
-    return sweep, sweep.run()
+    return sweep, sweep.run(environment=OFFLINE)
 
 
 def test_what_was_finished_is_kept_and_what_was_cut_goes_on(resumed: tuple[Sweep, str]) -> None:
@@ -82,3 +83,14 @@ def test_the_resumed_sweep_chooses_and_scores_alike(resumed: tuple[Sweep, str], 
     )
     assert mine["winner"] == other["winner"]
     assert mine["test"]["winner"]["recall_at_1"] == pytest.approx(other["test"]["winner"]["recall_at_1"], abs=0.02)
+
+
+def test_the_trial_that_was_cut_goes_on_in_the_same_run_of_weights_and_biases(resumed: tuple[Sweep, str]) -> None:
+    sweep = resumed[0]
+    cut = [run for run in offline_runs(sweep.folder) if run.name == "trial 1"]
+    assert len(cut) == 2  # one folder for each session
+    assert len({run.id for run in cut}) == 1
+    epochs = [[step["epoch"] for step in run.history] for run in cut]
+    assert epochs[0][:1] == [1]
+    assert epochs[0] + epochs[1] == [figures["epoch"] for figures in record(sweep, 1)["epochs"]]
+    assert len({run.group for run in offline_runs(sweep.folder)}) == 1

@@ -1,0 +1,243 @@
+"""Weights & Biases: a group for the sweep, a run for each trial and each run of the winner.
+
+The driver writes them all, from the records, in a thread of its own: a server that is slow or away holds up no trial, a trial that is
+stopped loses nothing, and the key never leaves this process. (Ray's own callback starts a process for each trial and hands it the key.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import netrc
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from dfml import storage
+from dfml.command_line import INTERRUPTED
+from dfml.errors import InvalidInput
+from orchestration import layout
+from orchestration.console import Console
+from orchestration.identity import created
+from orchestration.plan import Plan
+from orchestration.records import TrialRecord, describe, router_loads
+
+if TYPE_CHECKING:
+    import wandb
+
+Mode = Literal["online", "offline", "off"]
+MODES: tuple[Mode, ...] = ("online", "offline", "off")
+PROJECT = "dfml"  # where WANDB_PROJECT names no other
+BEST_FILES = ("model.safetensors", "config.json", "README.md")
+
+
+def mode_for(asked: Mode | None) -> Mode:
+    """What is asked for; else what WANDB_MODE says; else online where there is a key.
+
+    Raises:
+        InvalidInput: online is asked for, but there is no key.
+    """
+    if asked == "off":
+        return "off"
+    import wandb
+
+    settings = wandb.Settings()
+    key = bool(settings.api_key or settings.identity_token_file) or _in_netrc(settings.base_url)
+    if asked == "online" and not key:
+        raise InvalidInput(
+            "--wandb online, but there is no key of Weights & Biases: run `wandb login`, set WANDB_API_KEY, or give --wandb offline"
+        )
+    if asked is not None:
+        return asked
+    if settings.mode in ("disabled", "offline"):
+        return "off" if settings.mode == "disabled" else "offline"
+    return "online" if key else "offline"
+
+
+def _in_netrc(url: str) -> bool:
+    """Whether `wandb login` has left a key for this server."""
+    try:
+        return netrc.netrc().authenticators(urlsplit(url).hostname or url) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class WandbRuns:
+    """Follows a sweep.
+
+    Args:
+        plan: of the sweep.
+        sweep: its folder or URI; its files are kept there where it is a folder, else where WANDB_DIR says or here, in `wandb/`.
+        mode: not "off".
+        console: told once if something fails; the sweep then goes on without.
+
+    A context manager: what is still to be written is, at its end.
+    """
+
+    def __init__(self, plan: Plan, sweep: str, mode: Literal["online", "offline"], console: Console) -> None:
+        self._plan = plan
+        self._sweep = sweep
+        self._mode = mode
+        self._console = console
+        self._runs: dict[int, wandb.Run] = {}  # open ones, by the record's number
+        self._over: set[int] = set()  # numbers of records that have ended
+        self._failed = False
+        self._url: str | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wandb")
+        self._pending: list[Future[None]] = []
+
+    @cached_property
+    def group(self) -> str:
+        """The group of all runs; also the beginning of their ids, which a resumed sweep therefore finds again.
+
+        Known once the sweep's folder is there. One of the same name elsewhere, or begun anew, is another.
+        """
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._plan.name)[:64]
+        return f"{name}-{hashlib.sha256(f'{self._sweep} {created(self._sweep)}'.encode()).hexdigest()[:8]}"
+
+    @property
+    def _directory(self) -> str | None:
+        return None if "://" in self._sweep else self._sweep
+
+    @property
+    def where(self) -> str:
+        """Where the runs are to be seen, or how they come there."""
+        if self._mode == "online":
+            return self._url or f"group {self.group}"
+        folder = storage.join(self._directory or ".", "wandb")
+        return f"offline, in {folder}; to upload it: wandb login, then wandb sync {folder}/offline-run-*"
+
+    def started(self, record: TrialRecord) -> None:
+        recipe = record.training_recipe()
+        config = {
+            **recipe.model_dump(mode="json"),
+            "parameters": dict(record.parameters),
+            "dataset": self._plan.dataset,
+            "data": self._plan.data,
+            "protocol": self._plan.protocol,
+            "workers": self._plan.workers_per_trial,
+        }
+        self._submit(self._open, record.number, record.folder, config, describe(recipe))
+
+    def epoch(self, record: TrialRecord, last: int) -> None:
+        self._submit(self._log, record.number, dict(record.epochs[-1]))
+
+    def ended(self, record: TrialRecord) -> None:
+        summary = {
+            "ended": record.state,
+            "reason": record.reason,
+            "cpu_hours": record.cpu_hours,
+            "gpu_hours": record.gpu_hours,
+            "s3_bytes": record.s3_bytes,
+            "losses": record.losses,
+        }
+        self._submit(self._end, record.number, {name: value for name, value in summary.items() if value is not None})
+
+    def concluded(self, record: TrialRecord, test: dict[str, float]) -> None:
+        """The sweep has its model: to the winner's run its scores on the test classes, the report with its retrievals, and the model."""
+        self._submit(self._conclude, record.number, record.folder, test)
+
+    def __enter__(self) -> WandbRuns:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait until everything is written. What is still open then was cut."""
+        self._submit(self._finish_all)
+        self._thread.shutdown()
+        for future in self._pending:
+            future.result()  # raises what was no failure of W&B but a defect
+
+    def _submit(self, do: Callable[..., None], *args: Any) -> None:
+        self._pending = [future for future in self._pending if not future.done() or future.exception()]
+        self._pending.append(self._thread.submit(self._unless_failed, do, *args))
+
+    def _unless_failed(self, do: Callable[..., None], *args: Any) -> None:
+        import wandb
+
+        if self._failed:
+            return
+        try:
+            do(*args)
+        except (wandb.Error, OSError) as error:
+            self._failed = True
+            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            self._console.say(f"Weights & Biases failed ({why}); the sweep goes on without it", style="yellow")
+
+    def _open(self, number: int, folder: str, config: dict[str, Any], notes: str) -> None:
+        import wandb
+
+        run = wandb.init(
+            project=wandb.Settings().project or PROJECT,
+            group=self.group,
+            id=f"{self.group}-{folder}",
+            name=f"trial {number}" if number >= 0 else folder,
+            job_type="trial" if number >= 0 else "winner",
+            tags=[self._plan.dataset, self._plan.protocol],
+            notes=notes,
+            config=config,
+            dir=self._directory,
+            mode=self._mode,
+            resume="allow",
+            reinit="create_new",  # trials run side by side
+            # The driver's own load says nothing of the workers', which Prometheus has.
+            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+        )
+        run.define_metric("score", summary="max")
+        run.define_metric("loss", summary="min")
+        if self._mode == "online" and self._url is None:
+            self._url = f"{run.project_url}/groups/{self.group}"
+            self._console.say(f"Weights & Biases: {self._url}")
+        self._runs[number] = run
+
+    def _log(self, number: int, figures: dict[str, Any]) -> None:
+        import wandb
+
+        loads = {
+            f"router_load/{router}": wandb.Histogram(np_histogram=(np.array(row), np.arange(len(row) + 1)))
+            for router, row in enumerate(router_loads(figures))
+        }
+        scalars = {name: value for name, value in figures.items() if not name.startswith("router_load_")}
+        self._runs[number].log({**scalars, **loads}, step=int(figures["epoch"]))
+
+    def _end(self, number: int, summary: dict[str, Any]) -> None:
+        run = self._runs[number]
+        run.summary.update(summary)
+        self._over.add(number)
+        if (
+            number >= 0 or summary["ended"] == "failed"
+        ):  # a run of the winner stays open: the scores and the report come after it
+            self._runs.pop(number).finish(exit_code=int(summary["ended"] == "failed"))
+
+    def _conclude(self, number: int, folder: str, test: dict[str, float]) -> None:
+        import wandb
+
+        if number not in self._runs:  # it ended in an earlier session
+            self._open(number, folder, {}, "")
+            self._over.add(number)
+        run = self._runs[number]
+        run.summary.update({f"test/{name}": value for name, value in test.items()})
+        report = storage.join(self._sweep, layout.REPORT)
+        if storage.exists(storage.join(report, "retrievals.png")):
+            with storage.local_copy(report, ["retrievals.png"]) as files:
+                run.log({"retrievals": wandb.Image(str(files / "retrievals.png"))})
+        page = storage.read(storage.join(report, "index.html")).decode()
+        run.log({"report": wandb.Html(page, inject=False)})
+        best = storage.join(self._sweep, layout.BEST)
+        with storage.local_copy(best, BEST_FILES) as files:
+            artifact = wandb.Artifact(f"{self.group}-best", type="model", metadata=dict(test))
+            for name in BEST_FILES:
+                artifact.add_file(str(Path(files) / name))
+            run.log_artifact(artifact)
+
+    def _finish_all(self) -> None:
+        for number, run in self._runs.items():
+            run.finish(exit_code=0 if number in self._over else INTERRUPTED)
+        self._runs.clear()

@@ -1,0 +1,71 @@
+"""Weights & Biases, offline: what a real sweep's run folders hold, read back from their files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_sweep import WANDB_KEY, Sweep
+from wandb_files import OfflineRun, offline_runs
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def runs(finished: tuple[Sweep, str]) -> dict[str, OfflineRun]:
+    return {run.name: run for run in offline_runs(finished[0].folder)}
+
+
+def record(sweep: Sweep, folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((sweep.folder / "trials" / folder / "record.json").read_text())
+    return found
+
+
+def test_a_sweep_is_a_group_and_a_trial_a_run(finished: tuple[Sweep, str], runs: dict[str, OfflineRun]) -> None:
+    assert set(runs) == {"trial 0", "trial 1", "trial 2", "winner"}
+    (group,) = {run.group for run in runs.values()}
+    ids = [run.id for run in runs.values()]
+    assert ids == [f"{group}-000", f"{group}-001", f"{group}-002", f"{group}-winner"]
+    assert f"wandb sync {finished[0].folder}/wandb/offline-run-*" in finished[1]
+
+
+def test_a_run_has_its_recipe_and_every_epoch(finished: tuple[Sweep, str], runs: dict[str, OfflineRun]) -> None:
+    for name, folder in {"trial 0": "000", "trial 1": "001", "trial 2": "002", "winner": "winner"}.items():
+        kept, run = record(finished[0], folder), runs[name]
+        assert run.config["lr"] == kept["recipe"]["lr"]
+        assert run.config["routers"] == kept["recipe"]["routers"]
+        logged = [step for step in run.history if "epoch" in step]
+        assert [step["_step"] for step in logged] == [figures["epoch"] for figures in kept["epochs"]]
+        for step, figures in zip(logged, kept["epochs"], strict=True):
+            assert step["loss"] == figures["loss"]
+            assert step.get("recall_at_1") == figures.get("recall_at_1")
+            loads = [figures[f"router_load_0_{sub_block}"] for sub_block in range(kept["recipe"]["routers"])]
+            assert step["router_load/0.values"] == pytest.approx(loads)
+        assert run.summary["ended"] == kept["state"]
+
+
+def test_the_winners_run_has_scores_gallery_report_and_model(
+    finished: tuple[Sweep, str], runs: dict[str, OfflineRun]
+) -> None:
+    winner = runs["winner"]
+    config = json.loads((finished[0].folder / "best" / "config.json").read_text())
+    assert winner.summary["test/recall_at_1"] == config["test"]["recall_at_1"]
+    assert winner.artifacts == [(f"{winner.group}-best", "model")]
+    logged = {key.split(".")[0] for step in winner.history for key in step}
+    assert {"retrievals", "report"} <= logged
+    (picture,) = (winner.folder / "files" / "media" / "images").glob("retrievals_*.png")
+    assert picture.read_bytes() == (finished[0].folder / "report" / "retrievals.png").read_bytes()
+
+
+def test_the_key_is_written_nowhere(finished: tuple[Sweep, str]) -> None:
+    """Neither into the sweep's folder nor into what Ray's dashboard shows: its session's files."""
+    assert WANDB_KEY not in finished[1]
+    found = re.search(r"Ray session (\S+)", finished[1])
+    folders = [finished[0].folder] + ([Path(found[1])] if found else [])
+    for folder in folders:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                assert WANDB_KEY.encode() not in file.read_bytes(), file

@@ -1,0 +1,80 @@
+"""Reads the files of offline runs of Weights & Biases: LevelDB's log format with W&B's protobuf records in it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+BLOCK = 32768  # bytes
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+FILE_HEADER = 7  # ":W&B", two bytes of magic, the version
+
+
+def records_of(run: Path) -> Iterator[Any]:
+    """The protobuf records in a run's folder, in the order in which they were written; each one's checksum is checked."""
+    (file,) = run.glob("run-*.wandb")
+    content = file.read_bytes()
+    assert content.startswith(b":W&B")
+    place, parts = FILE_HEADER, []
+    while place + 7 <= len(content):
+        if BLOCK - place % BLOCK < 7:  # no room for a header: zeros up to the next block
+            place += BLOCK - place % BLOCK
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", content, place)
+        part = content[place + 7 : place + 7 + length]
+        assert checksum == zlib.crc32(bytes([kind]) + part)
+        place += 7 + length
+        parts.append(part)
+        if kind in (FULL, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            parts = []
+            yield record
+
+
+class OfflineRun:
+    """A run as its folder tells it.
+
+    Attributes:
+        id: of the run; likewise its group and name.
+        config: by name.
+        history: what was logged, a dictionary a step.
+        summary: by name.
+        artifacts: names and types.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = {}
+        self.history: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.artifacts: list[tuple[str, str]] = []
+        for record in records_of(folder):
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                self.id, self.group, self.name = record.run.run_id, record.run.run_group, record.run.display_name
+                self.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            elif kind == "history":
+                self.history.append({_key(item): json.loads(item.value_json) for item in record.history.item})
+            elif kind == "summary":
+                self.summary |= {_key(item): json.loads(item.value_json) for item in record.summary.update}
+            elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
+                artifact = record.request.log_artifact.artifact
+                self.artifacts.append((artifact.name, artifact.type))
+            elif kind == "artifact":
+                self.artifacts.append((record.artifact.name, record.artifact.type))
+
+
+def _key(item: Any) -> str:
+    return item.key or ".".join(item.nested_key)
+
+
+def offline_runs(sweep: Path) -> list[OfflineRun]:
+    """All offline runs in a sweep's folder, in the order in which they were begun."""
+    return [OfflineRun(folder) for folder in sorted((sweep / "wandb").glob("offline-run-*"))]
