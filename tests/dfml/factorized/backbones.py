@@ -60,3 +60,6 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "EfficientNet-Lite0": lite0,
     "MobileNetV2": mobilenet,
 }
+
+# A K of several that each allows.
+ROUTERS = {name: 4 if name.startswith("ResNet") else 3 for name in BACKBONES}

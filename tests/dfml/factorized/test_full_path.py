@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from backbones import BACKBONES, randomised, vit
+from backbones import BACKBONES, ROUTERS, randomised, vit
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -17,7 +17,6 @@ from dfml.factorized import FactorizedBackbone, allowed_routers
 from dfml.factorized.backbone import FactorizedBlock
 from dfml.pretrained import create_backbone
 
-ROUTERS = {name: 4 if name.startswith("ResNet") else 3 for name in BACKBONES}  # a K of several that each allows
 CASES = [
     (name, routers)
     for name, build in BACKBONES.items()

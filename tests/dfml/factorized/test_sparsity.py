@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from backbones import BACKBONES
+from backbones import BACKBONES, ROUTERS
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +18,7 @@ from dfml import factorize
 @pytest.mark.parametrize("name", BACKBONES)
 def test_sub_blocks_that_nothing_goes_through_have_gradient_0(name: str, sparse: bool, precision: torch.dtype) -> None:
     """All routers collapsed: every tie goes to the first sub-block. The others' parameters still wait for no one."""
-    backbone = factorize(BACKBONES[name](), 4 if name.startswith("ResNet") else 3)
+    backbone = factorize(BACKBONES[name](), ROUTERS[name])
     backbone.sparse = sparse
     for router in backbone.all_routers():
         nn.init.zeros_(router.weight)
