@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Mode = Literal["online", "offline", "off"]
 MODES: tuple[Mode, ...] = ("online", "offline", "off")
 PROJECT = "dfml"  # where WANDB_PROJECT names no other
+PATIENCE = 90.0  # seconds that a run may take to begin
+LAST_UPLOAD = 300.0  # seconds that it may take to end; what isn't uploaded by then stays on disk, for `wandb sync`
 BEST_FILES = ("model.safetensors", "config.json", "README.md")
 
 
@@ -47,7 +49,7 @@ def mode_for(asked: Mode | None) -> Mode:
         return "off"
     import wandb
 
-    settings = wandb.Settings()
+    settings = wandb.setup().settings  # with what the environment and `wandb offline` say
     key = bool(settings.api_key or settings.identity_token_file) or _in_netrc(settings.base_url)
     if asked == "online" and not key:
         raise InvalidInput(
@@ -175,7 +177,7 @@ class WandbRuns:
         import wandb
 
         run = wandb.init(
-            project=wandb.Settings().project or PROJECT,
+            project=wandb.setup().settings.project or PROJECT,
             group=self.group,
             id=f"{self.group}-{folder}",
             name=f"trial {number}" if number >= 0 else folder,
@@ -188,7 +190,9 @@ class WandbRuns:
             resume="allow",
             reinit="create_new",  # trials run side by side
             # The driver's own load says nothing of the workers', which Prometheus has.
-            settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+            settings=wandb.Settings(
+                console="off", silent=True, x_disable_stats=True, init_timeout=PATIENCE, finish_timeout=LAST_UPLOAD
+            ),
         )
         run.define_metric("score", summary="max")
         run.define_metric("loss", summary="min")
