@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-clusters lint bench bench-stream
+.PHONY: setup demo test test-clusters test-views lint bench bench-stream
 
 setup: $(VENV)/ready
 
@@ -16,11 +16,15 @@ demo: setup
 	$(BIN)/python run_sweep.py
 
 test: setup
-	$(BIN)/python -m pytest -m "not clusters"
+	$(BIN)/python -m pytest -m "not clusters and not views"
 
 # On clusters of several nodes, and a machine reached over SSH (Debian's openssh-server).
 test-clusters: setup
 	$(BIN)/python -m pytest -m clusters
+
+# What people see: the report in Chromium, dashboards, Prometheus (Debian's packages), and the documents' examples followed.
+test-views: setup
+	$(BIN)/python -m pytest -m views
 
 lint: setup
 	$(BIN)/ruff check .

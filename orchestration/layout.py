@@ -34,3 +34,8 @@ def trial_folder(number: int) -> str:
     if number >= 0:
         return f"{number:03d}"
     return WINNER if number == -1 else f"{WINNER}-{-1 - number}"
+
+
+def trial_label(number: int) -> str:
+    """What metrics call a trial, or a run of the winner: 3, winner, winner-1."""
+    return str(number) if number >= 0 else trial_folder(number)

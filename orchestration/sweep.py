@@ -16,6 +16,7 @@ from orchestration.forecast import forecast
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.interruption import Interruption
 from orchestration.lease import hold
+from orchestration.monitoring.metrics import Metrics
 from orchestration.monitoring.wandb_runs import WandbRuns
 from orchestration.plan import Conduct, Plan
 from orchestration.records import TrialRecord, load_records
@@ -97,7 +98,7 @@ def _run(
         console.resumed(records)
     console.say("starting Ray …")
     interruption = Interruption()
-    with cluster() as where:
+    with cluster() as where, Metrics(_labels(plan), records) as metrics:
         interruption.install()
         part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
         check_readable(plan.data)
@@ -115,7 +116,8 @@ def _run(
         if tracker is not None:
             console.say(f"Weights & Biases: {tracker.where}")
         job = _job(plan, sweep, part) | conduct.model_dump(include={"cache_dir", "checkpoint_steps"})
-        setting = Setting(sweep, part, console, interruption, followers=[tracker] if tracker is not None else [])
+        followers = [metrics] if tracker is None else [metrics, tracker]
+        setting = Setting(sweep, part, console, interruption, followers)
         _search(plan, {**job, "epochs": plan.defaults().epochs}, records, setting)
         winner = best_trial(records)
         if winner is None:
@@ -134,10 +136,16 @@ def _run(
     return results
 
 
+def _labels(plan: Plan) -> dict[str, str]:
+    """Of its metrics."""
+    return {"sweep": plan.name, "dataset": plan.dataset}
+
+
 def _job(plan: Plan, sweep: str, part: Share) -> dict[str, Any]:
     """What all trials of a sweep share; plain values, for they travel through Ray."""
     return {
         "sweep": sweep,
+        "labels": _labels(plan),
         "data": plan.data,
         "protocol": plan.protocol,
         "cache_size": plan.cache_size,

@@ -1,1 +1,2 @@
-"""What a sweep shows to others while it runs: Ray's metrics for Prometheus and Grafana (`metrics`), and Weights & Biases (`wandb_runs`)."""
+"""What shows a sweep outside its own terminal while it runs: Ray's metrics (`metrics`) with configurations for Prometheus and Grafana, and
+Weights & Biases (`wandb_runs`)."""

@@ -26,8 +26,8 @@ def run_trial(config: dict[str, Any]) -> None:
     """The function Ray Tune calls for a trial: drives one Ray Train run and passes its reports on to Tune.
 
     Args:
-        config: `number`, `recipe`, and `job`: `sweep` and `data` (places), `seed`, `epochs`, `workers`, `min_workers`,
-            `cpus`, `gpu`.
+        config: `number`, `recipe`, and `job`: `sweep` and `data` (places), `labels` (of metrics), `seed`, `epochs`, `workers`,
+            `min_workers`, `cpus`, `gpu`.
     """
     _fit(worker.train_trial, config, layout.trial_folder(config["number"]), _best_and_last())
 
@@ -57,7 +57,12 @@ def _fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], name: s
         os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(RESIZE_SECONDS)
     trainer = TrialTrainer(
         loop,
-        train_loop_config={"recipe": config["recipe"], "trial": storage.join(trials, name), **job},
+        train_loop_config={
+            **job,
+            "recipe": config["recipe"],
+            "trial": storage.join(trials, name),
+            "labels": {**job["labels"], "trial": layout.trial_label(config["number"])},
+        },
         backend_config=Rendezvous(),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=job["gpu"], resources_per_worker=resources),
         run_config=RunConfig(

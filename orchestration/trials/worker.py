@@ -16,6 +16,7 @@ from dfml import s3
 from orchestration.reports import FIGURES, RESUMED, S3_BYTES
 from orchestration.trials.evaluations import count_evaluation
 from orchestration.trials.failure import told_apart
+from orchestration.trials.live import Live
 from orchestration.trials.rendezvous import join
 from orchestration.trials.scratch import clear_stale, scratch
 from orchestration.trials.unfinished import UnfinishedEpoch
@@ -35,7 +36,7 @@ def train_trial(config: dict[str, Any]) -> None:
 
     Args:
         config: `recipe`; `trial`, its folder or URI; `data`, the packed data set's place; `cache_dir` and `cache_size`, for a place on S3; `protocol`;
-            `seed`, which decides the split; `epochs`; `checkpoint_steps` between checkpoints within an epoch; `cpus`.
+            `seed`, which decides the split; `epochs`; `checkpoint_steps` between checkpoints within an epoch; `cpus`; `labels` of metrics.
     """
     from dfml.data.split import training_and_validation
 
@@ -157,7 +158,11 @@ def _train(training: Training, config: dict[str, Any]) -> None:
             count_evaluation(config["trial"])
 
     for figures in training.epochs(
-        config["epochs"], on_checkpoint=keep, checkpoint_steps=config["checkpoint_steps"], on_validation=count
+        config["epochs"],
+        on_step=Live(config["labels"], training.recipe.batch_size) if first else None,
+        on_checkpoint=keep,
+        checkpoint_steps=config["checkpoint_steps"],
+        on_validation=count,
     ):
         _report(training, figures)
         if first:

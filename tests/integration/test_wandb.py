@@ -62,7 +62,7 @@ def test_the_winners_run_has_scores_gallery_report_and_model(
 def test_the_key_is_written_nowhere(finished: tuple[Sweep, str], ray_files: Path) -> None:
     """Neither into the sweep's folder nor into the session's files, with the logs and runtime environments that Ray's dashboard shows."""
     assert WANDB_KEY not in finished[1]
-    assert list(ray_files.glob("session_*/logs/raylet.out"))
+    assert list(ray_files.glob("ray/session_*/logs/raylet.out"))
     for folder in (finished[0].folder, ray_files):
         for file in folder.rglob("*"):
             if file.is_file() and not file.is_symlink():
