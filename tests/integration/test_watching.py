@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import time
@@ -20,6 +21,7 @@ from playwright.sync_api import Page, expect
 from ray_head import RAY, Head, end, free_port, ray_folder, ray_start, wait_for
 from small_sweep import sweep_of
 
+from dfml.data.datasets import REPOSITORY
 from orchestration.records import load_record
 
 pytestmark = [
@@ -93,8 +95,9 @@ def test_a_running_sweep_is_seen_in_prometheus_grafana_and_the_ray_dashboard(few
         ray_start(folder, free_port(), "--num-cpus=2", **TOLD) as head,
         prometheus(head, tmp_path) as prom,
     ):
-        entry = ["--submission-id", JOB, "--no-wait", "--", *sweep.command]
-        ray(head, "job", "submit", "--address", head.dashboard, *entry)
+        command = f"cd {REPOSITORY} && {shlex.join(sweep.command)}"
+        named = ["--submission-id", JOB, "--no-wait"]
+        ray(head, "job", "submit", "--address", head.dashboard, *named, "--", "sh", "-c", command)
 
         def said() -> str:
             return ray(head, "job", "logs", "--address", head.dashboard, JOB)
@@ -110,8 +113,13 @@ def test_a_running_sweep_is_seen_in_prometheus_grafana_and_the_ray_dashboard(few
             assert metrics_in(query) - ABSENT <= exist
         record = load_record(str(sweep.folder), "000")
         assert record is not None
-        assert record.epochs[-1]["recall_at_1"] == pytest.approx(prom.by_trial("ray_dfml_recall_at_1")["0"])
-        assert record.best == pytest.approx(prom.by_trial("ray_dfml_best_score")["0"])
+        for figure in ("recall_at_1", "best_score", "loss", "epoch"):
+            assert prom.by_trial(f"ray_dfml_{figure}")["0"] == pytest.approx(record.epochs[-1][figure])
+        loads = prom.drawn('ray_dfml_router_load{trial="0", router="3", sub_block="1"}')
+        told = {float(value) for series in loads for _, value in series["values"]}
+        assert told
+        assert told <= {epoch["router_load_3_1"] for epoch in record.epochs}
+        assert not prom.by_trial('ray_dfml_images_per_second{trial="0"}'), "trial 0 has ended"
 
 
 def without_data(prom: Prometheus) -> list[str]:
@@ -130,12 +138,14 @@ def log_in(page: Page, head: Head) -> None:
 def see_epochs(page: Page, head: Head, picture: Path) -> None:
     """The job's page has the sweep's own lines, those of epochs among them."""
     page.goto(f"{head.dashboard}/#/jobs/{JOB}")
-    expect(page.get_by_text("trial 1  epoch 1/3").first).to_be_visible(timeout=60_000)
-    page.screenshot(path=picture, full_page=True)
+    line = page.get_by_text("trial 1  epoch 1/3").first
+    expect(line).to_be_visible(timeout=60_000)
+    line.scroll_into_view_if_needed()
+    page.screenshot(path=picture)
 
 
 def see_graph(page: Page, prom: Prometheus, picture: Path) -> None:
-    graph = {"g0.expr": "ray_dfml_recall_at_1", "g0.tab": "0", "g0.range_input": "5m"}
+    graph = {"g0.expr": "max by (trial) (ray_dfml_recall_at_1)", "g0.tab": "0", "g0.range_input": "5m"}
     page.goto(f"{prom.url}/graph?{urlencode(graph)}")
     expect(page.get_by_text('trial="1"').first).to_be_visible(timeout=30_000)
     page.screenshot(path=picture, full_page=True)

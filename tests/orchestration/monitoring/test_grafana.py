@@ -26,7 +26,7 @@ def test_variables_are_defined_and_ask_for_our_metrics() -> None:
     variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", str(PANELS)))
     assert used == set(variables)
-    assert all(metrics_in(variables[name]["query"]) <= OURS for name in ("sweep", "trial"))
+    assert all(metrics_in(str(variables[name]["query"])) <= OURS for name in ("sweep", "trial"))
 
 
 def test_panels_have_numbers_and_places_of_their_own() -> None:
