@@ -12,6 +12,7 @@ from orchestration import layout
 from orchestration.cluster.connection import check_readable, cluster
 from orchestration.cluster.share import Share, share
 from orchestration.console import Console
+from orchestration.follower import Follower
 from orchestration.forecast import forecast
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.interruption import Interruption
@@ -116,7 +117,7 @@ def _run(
         if tracker is not None:
             console.say(f"Weights & Biases: {tracker.where}")
         job = _job(plan, sweep, part) | conduct.model_dump(include={"cache_dir", "checkpoint_steps"})
-        followers = [metrics] if tracker is None else [metrics, tracker]
+        followers: list[Follower] = [metrics, *([tracker] if tracker is not None else [])]
         setting = Setting(sweep, part, console, interruption, followers)
         _search(plan, {**job, "epochs": plan.defaults().epochs}, records, setting)
         winner = best_trial(records)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from ray.util.metrics import Gauge
 
 from orchestration.layout import trial_label
-from orchestration.records import State, TrialRecord
+from orchestration.records import State, TrialRecord, router_loads
 
 # Seconds. Ray tells a gauge's value once after it was set, every ten seconds, and its metrics agent forgets it twenty seconds later.
 AGAIN = 5.0
@@ -33,7 +33,6 @@ RUNNING = {
     "router_switched": "Share of probe tokens that chose otherwise than at the epoch's beginning",
     "routers_collapsed": "Routers that send nearly all tokens one way",
 }
-LOAD = "router_load"
 TRIAL = {
     "s3_bytes": "Bytes that the trial has fetched from S3",
     "losses": "Times that the trial has lost workers, or its own process, and went on from its last checkpoint",
@@ -55,7 +54,7 @@ class Metrics:
         self._followed = {record.number: record for record in records}
         texts = {**REACHED, **RUNNING, **TRIAL}
         self._gauges = {name: Gauge(f"dfml_{name}", text, TAGS) for name, text in texts.items()}
-        self._load = Gauge(f"dfml_{LOAD}", "Share of a router's tokens through a sub-block", (*TAGS, "router", "sub_block"))  # fmt: skip
+        self._load = Gauge("dfml_router_load", "Share of a router's tokens through a sub-block", (*TAGS, "router", "sub_block"))  # fmt: skip
         self._trials = Gauge("dfml_trials", "The search's trials by state; stopped: early", (*TAGS[:2], "state"))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_telling, name="metrics", daemon=True)
@@ -97,7 +96,6 @@ class Metrics:
         for name in names.keys() & figures.keys():
             self._gauges[name].set(figures[name], tags)
         if record.state == "running":
-            for name, load in figures.items():
-                if name.startswith(f"{LOAD}_"):
-                    router, sub_block = name.removeprefix(f"{LOAD}_").split("_")
-                    self._load.set(load, {**tags, "router": router, "sub_block": sub_block})
+            for router, row in enumerate(router_loads(figures)):
+                for sub_block, load in enumerate(row):
+                    self._load.set(load, {**tags, "router": str(router), "sub_block": str(sub_block)})

@@ -26,7 +26,7 @@ from orchestration.records import load_record
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.clusters,
+    pytest.mark.views,
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="Debian's prometheus is not installed"),
     pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not installed"),
 ]

@@ -8,10 +8,10 @@ from itertools import combinations
 from grafana import DASHBOARD, PANELS, metrics_in, queries
 from ray.dashboard.modules.metrics.grafana_dashboard_factory import generate_default_grafana_dashboard
 
-from orchestration.monitoring.metrics import LOAD, REACHED, RUNNING, TRIAL
+from orchestration.monitoring.metrics import REACHED, RUNNING, TRIAL
 from orchestration.trials.live import LIVE
 
-OURS = {f"ray_dfml_{name}" for name in [*REACHED, *RUNNING, *TRIAL, *LIVE, LOAD, "trials"]}
+OURS = {f"ray_dfml_{name}" for name in [*REACHED, *RUNNING, *TRIAL, *LIVE, "router_load", "trials"]}
 
 
 def test_panels_ask_for_all_our_metrics_and_otherwise_for_those_that_rays_own_dashboard_shows() -> None:
