@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from small_sweep import Sweep
@@ -56,13 +59,43 @@ def test_own_images_become_a_model(tmp_path: Path) -> None:
         folder = tmp_path / "my_images" / images.class_names[images.labels[row]]
         folder.mkdir(parents=True, exist_ok=True)
         images.image(row).save(folder / f"{row}.{'png' if row % 2 else 'jpg'}")
+    images.image(240).save(tmp_path / "query.jpg")
     for name in ("run_sweep.py", "search_spaces"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    said = {}
     for command in commands("Your own images"):
         done = subprocess.run(
             command.split(), cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        said[" ".join(command.split()[:3])] = done.stdout
+    assert list(said) == [
+        "python -m dfml.data",
+        "python run_sweep.py --dataset",
+        "python -m dfml.embed",
+        "python -m dfml.search",
+    ]
     assert (tmp_path / "sweeps" / "mine" / "best" / "model.safetensors").is_file()
-    assert "Test classes" in done.stdout
+    assert "Test classes" in said["python run_sweep.py --dataset"]
+    assert (tmp_path / "sweeps" / "mine" / "report" / "index.html").is_file()
+    index = pq.read_table(tmp_path / "embeddings.parquet")
+    assert index.num_rows == 240
+    nearest = re.findall(r"│ +\d+ +│ +([\d.]+) +│ (\S+)", said["python -m dfml.search"])
+    assert len(nearest) == 10
+    assert {path for _, path in nearest} <= set(index["path"].to_pylist())
+    with Image.open(tmp_path / "search.png") as picture:
+        assert picture.width > 1000
+
+
+def test_the_models_command_line_exports_it(finished: tuple[Sweep, str], tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine").symlink_to(finished[0].folder)
+    (command,) = (command for command in commands("Use the model"))
+    arguments = command.split()[1:]
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "exported to" in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (embeddings,) = session.run(None, {"images": np.zeros((3, 3, 64, 64), np.float32)})
+    assert embeddings.shape == (3, 1280)
