@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -63,6 +64,11 @@ def _save_weights(module: nn.Module, directory: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, directory / WEIGHTS)
 
 
+class Identified(NamedTuple):
+    model: EmbeddingModel
+    sha256: str  # of its model.safetensors: what was made by it is told from what was made by another
+
+
 def load(where: str | Path) -> EmbeddingModel:
     """A ready model from a sweep's `best/`.
 
@@ -73,20 +79,32 @@ def load(where: str | Path) -> EmbeddingModel:
         InvalidInput: there is no model there, or not one of this project's.
     """
     with local_copy(where, (WEIGHTS, CONFIG)) as directory:
-        try:
-            config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-            recipe = recipe_from(config["recipe"])
-            class_names = config.get("class_names", ())
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise InvalidInput(
-                f"{where}/{CONFIG} is not the description of a DFML model: name the best/ folder of a sweep"
-            ) from error
-        model = build_model(recipe, load_weights=False, class_names=class_names)
-        try:
-            model.load_state_dict(load_file(directory / WEIGHTS))
-        except (SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes differ
-            reason = " ".join(str(error).split())[:200]
-            raise InvalidInput(
-                f"{where}/{WEIGHTS} is damaged or isn't of the model that {CONFIG} describes ({reason}): copy it again"
-            ) from error
+        return _model_in(directory, where)
+
+
+def load_identified(where: str | Path) -> Identified:
+    """As `load`, with the hash of the weights, which are fetched once."""
+    with local_copy(where, (WEIGHTS, CONFIG)) as directory:
+        model = _model_in(directory, where)
+        with (directory / WEIGHTS).open("rb") as stream:
+            return Identified(model, hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def _model_in(directory: Path, where: str | Path) -> EmbeddingModel:
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        recipe = recipe_from(config["recipe"])
+        class_names = config.get("class_names", ())
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"{where}/{CONFIG} is not the description of a DFML model: name the best/ folder of a sweep"
+        ) from error
+    model = build_model(recipe, load_weights=False, class_names=class_names)
+    try:
+        model.load_state_dict(load_file(directory / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes differ
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(
+            f"{where}/{WEIGHTS} is damaged or isn't of the model that {CONFIG} describes ({reason}): copy it again"
+        ) from error
     return model.eval()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dfml.data.cache import Cache, default_folder
-from dfml.data.cores import over_cores
+from dfml.data.cores import available, over_cores
 from dfml.data.datasets import PACKED, locate
 from dfml.data.manifest import is_packed
 from dfml.data.packing import pack
@@ -80,9 +80,8 @@ def _pack(dataset: str, data_root: Path, to: Path) -> None:
     print(f"packing {dataset} from {data_root} into {to}, this once …", file=sys.stderr, flush=True)
     for difference in check_counts(dataset, sources):
         print(f"warning: {difference}", file=sys.stderr, flush=True)
-    cores = len(os.sched_getaffinity(0))
     with BytesDone("packing") as progress:
-        pack(sources, to, dataset.lower(), run=partial(over_cores, processes=cores), progress=progress)
+        pack(sources, to, dataset.lower(), run=partial(over_cores, processes=available()), progress=progress)
 
 
 def cache_of(arguments: argparse.Namespace) -> Cache:

@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from dfml.errors import InvalidInput
@@ -104,6 +105,17 @@ def put(place: str, content: bytes) -> None:
     """Write an object; it appears when it is whole. Raises as `get`."""
     bucket, key = _bucket_and_key(place)
     _patiently(lambda: _client().put_object(Bucket=bucket, Key=key, Body=content), place)
+
+
+def upload(place: str, file: Path) -> None:
+    """Write a local file to an object, a large one in parts; it appears when it is whole. Raises as `get`."""
+    bucket, key = _bucket_and_key(place)
+
+    def send() -> None:
+        with file.open("rb") as stream:
+            _client().upload_fileobj(stream, bucket, key)
+
+    _patiently(send, place)
 
 
 def delete(place: str) -> None:

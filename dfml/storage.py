@@ -45,14 +45,43 @@ def write(place: str, content: bytes) -> None:
     if _on_s3(place):
         s3.put(place, content)
         return
-    path = Path(absolute(place))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with writing(place) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(place: str) -> Iterator[Path]:
+    """A local file to fill, which becomes the one at a place where the block ends; where it raises, nothing is changed there."""
+    with contextlib.ExitStack() as stack:
+        if _on_s3(place):
+            partial = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "partial"
+        else:
+            path = Path(absolute(place))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+            stack.callback(partial.unlink, missing_ok=True)
+        yield partial
+        if _on_s3(place):
+            s3.upload(place, partial)
+        else:
+            partial.replace(path)
+
+
+@contextlib.contextmanager
+def local_file(place: str) -> Iterator[Path]:
+    """A local file with the content of the one at a place: the file itself, or a temporary download.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not _on_s3(place):
+        yield Path(absolute(place))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "download"
+        with file.open("wb") as stream:
+            s3.download(place, stream)
+        yield file
 
 
 def delete(place: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, byte_count, count, exit_code
 from dfml.data.cache import Cache, default_folder
-from dfml.data.cores import over_cores
+from dfml.data.cores import available, over_cores
 from dfml.data.datasets import DATASETS
 from dfml.data.manifest import Manifest, is_packed, manifest_sha256, read_manifest
 from dfml.data.packing import SHARD_BYTES, Runner, pack
@@ -26,7 +25,6 @@ from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
 DAMAGED = 1
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--shard-size", type=byte_count, default=f"{SHARD_BYTES // 2**20}MiB", metavar="BYTES", help="of the images in a shard, at most, unless one is larger, e.g. 64MB")
     add("--test-share", type=share, default=0.5, metavar="F", help="share of your own classes kept for test, 0 to 1")
     add("--seed", type=int, default=0, metavar="S", help="decides which")
-    add("--workers", type=count, default=CORES, metavar="N", help="processes that pack")
+    add("--workers", type=count, default=available(), metavar="N", help="processes that pack")
     # fmt: on
 
     showing = command("info", "say what a packed data set holds")
@@ -63,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     verifying = command("verify", "check hashes and counts, and decode every image; exit code 1 for damage")
     verifying.set_defaults(run=run_verify)
     verifying.add_argument("place", metavar="URI", help="a packed data set: a folder or an s3:// URI")
-    verifying.add_argument("--workers", type=count, default=CORES, metavar="N", help="processes that check")
+    verifying.add_argument("--workers", type=count, default=available(), metavar="N", help="processes that check")
 
     sampling = command("sample", "draw some images with their classes into a PNG")
     sampling.set_defaults(run=run_sample)

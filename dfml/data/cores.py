@@ -1,4 +1,4 @@
-"""A `Runner` for packing, and for anything else that maps over shards: over the cores of this machine."""
+"""The cores of this machine, and a `Runner` for packing, and for anything else that maps over shards, over them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from dfml.errors import InvalidInput
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+def available() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def over_cores(work: Callable[[A], B], items: Sequence[A], processes: int) -> Generator[tuple[A, B], None, None]:

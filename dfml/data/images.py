@@ -6,7 +6,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # What Pillow's readers raise for bytes that are no image, or a damaged one, or one that is suspiciously large.
 UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError)
@@ -22,6 +22,9 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Where Pillow keeps what says so.
+ORIENTATION_IN = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+
 
 def decode(encoded: bytes) -> Image.Image:
     """Decode an image of any format PIL opens to RGB; see `to_rgb`."""
@@ -33,6 +36,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB, upright by its EXIF; what is transparent becomes white."""
     if (turn := TURNS.get(_orientation(image))) is not None:
         image = image.transpose(turn)
+        for where in ORIENTATION_IN:  # or it would be turned again by whoever looks there
+            image.info.pop(where, None)
     if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -42,6 +47,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image  # most photographs: nothing to copy
     return image.convert("RGB")
+
+
+def undecodable_reason(error: Exception) -> str:
+    """Why an image can't be decoded, of one of `UNDECODABLE`, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory, another one each time
+        return "not an image of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:

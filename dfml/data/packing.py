@@ -17,12 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from PIL import UnidentifiedImageError
 from pydantic import BaseModel
 
 from dfml import s3, storage
 from dfml.data import index
-from dfml.data.images import UNDECODABLE, decode
+from dfml.data.images import UNDECODABLE, decode, undecodable_reason
 from dfml.data.manifest import (
     FILE_NAME,
     FORMAT_VERSION,
@@ -127,7 +126,7 @@ class _Packer:
             try:
                 decode(image)
             except UNDECODABLE as error:
-                dropped.append(Dropped(path=source.path, reason=_reason(error)))
+                dropped.append(Dropped(path=source.path, reason=undecodable_reason(error)))
             else:
                 rows.append(ImageRow(image, source.class_name, source.path, source.split))
                 labels.append(label)
@@ -350,12 +349,6 @@ def _readable(source: Source) -> Iterator[None]:
         raise InvalidInput(
             f"{source.path} can't be read ({error}): see that it is there, on each machine that packs, and the same command goes on"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory, another one each time
-        return "not an image of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _undecodable(dropped: list[Dropped]) -> str:

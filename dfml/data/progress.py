@@ -5,30 +5,44 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 SECONDS = 15.0  # between two lines
 
 
-class BytesDone:
-    """Shows on standard error how many bytes are done; called with those done and those in all. A context manager.
+class _Done:
+    """Shows on standard error how much is done; called with what is done and with all. A context manager.
 
     Args:
         what: names the work: "packing".
+        columns: of the bar on a terminal, between the bar itself and the time left.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, columns: tuple[ProgressColumn, ...]) -> None:
         self._what = what
         self._said, self._done = time.monotonic(), 0  # when a line was last printed, and what was done then
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            all_columns = (TextColumn(what), BarColumn(), *columns, TimeRemainingColumn())
+            self._bar = Progress(*all_columns, console=Console(stderr=True))
             self._task = self._bar.add_task(what)
 
-    def __enter__(self) -> BytesDone:
+    def _in_words(self, done: int, total: int) -> str:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -47,8 +61,24 @@ class BytesDone:
             # By the pace of late: what an earlier run has done is passed over in no time.
             left = (now - self._said) * (total - done) / max(done - self._done, 1)
             self._said, self._done = now, done
-            print(
-                f"{self._what}: {done / 2**20:,.0f} of {total / 2**20:,.0f} MB, {left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"{self._what}: {self._in_words(done, total)}, {left:,.0f} s left", file=sys.stderr, flush=True)
+
+
+class BytesDone(_Done):
+    """Of bytes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, (DownloadColumn(), TransferSpeedColumn()))
+
+    def _in_words(self, done: int, total: int) -> str:
+        return f"{done / 2**20:,.0f} of {total / 2**20:,.0f} MB"
+
+
+class ImagesDone(_Done):
+    """Of images."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, (MofNCompleteColumn(),))
+
+    def _in_words(self, done: int, total: int) -> str:
+        return f"{done:,} of {total:,} images"

@@ -25,18 +25,30 @@ def training_transform(recipe: Recipe, normalisation: Normalisation) -> v2.Compo
         [
             v2.RandomResizedCrop(size, scale=(recipe.crop_scale, 1.0), antialias=True),
             v2.RandomHorizontalFlip(0.5 if recipe.horizontal_flip else 0.0),
-            *_to_tensor(normalisation),
+            to_tensor(normalisation),
         ]
     )
 
 
 def evaluation_transform(recipe: Recipe, normalisation: Normalisation) -> v2.Compose:
     """Resize the shorter side, centre crop."""
+    return v2.Compose([evaluation_crop(recipe), to_tensor(normalisation)])
+
+
+def evaluation_sizes(recipe: Recipe) -> tuple[int, int]:
+    """Pixels: of the shorter side after resizing, and of the square that is cut out of the middle."""
     size = recipe.test_size or recipe.image_size
+    return round(size / recipe.test_crop), size
+
+
+def evaluation_crop(recipe: Recipe) -> v2.Compose:
+    """The part of `evaluation_transform` that gives a PIL image again."""
+    resize, crop = evaluation_sizes(recipe)
+    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(crop)])
+
+
+def to_tensor(normalisation: Normalisation) -> v2.Compose:
+    """A PIL image (or the bytes of several as a tensor (B, 3, H, W)) to normalised float32."""
     return v2.Compose(
-        [v2.Resize(round(size / recipe.test_crop), antialias=True), v2.CenterCrop(size), *_to_tensor(normalisation)]
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(normalisation.mean, normalisation.std)]
     )
-
-
-def _to_tensor(normalisation: Normalisation) -> list[v2.Transform]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(normalisation.mean, normalisation.std)]

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dfml.checkpoint import save_model
 from dfml.data.dataset import ShardedImages
 from dfml.data.packing import pack
 from dfml.data.shards import ImageRow
+from dfml.embedding_model import build_model
 from dfml.recipe import Recipe, recipe_from
 
 TINY = {
@@ -58,6 +61,15 @@ def train_images(packed: Path) -> ShardedImages:
 @pytest.fixture(scope="session")
 def test_images(packed: Path) -> ShardedImages:
     return ShardedImages(packed, "test")
+
+
+@pytest.fixture(scope="session")
+def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model as a sweep leaves it, with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "best"
+    save_model(folder, build_model(recipe_from(TINY)), {})
+    return folder
 
 
 @pytest.fixture

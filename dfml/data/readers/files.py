@@ -6,6 +6,8 @@ import os
 import stat
 from pathlib import Path
 
+from PIL import Image
+
 from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
@@ -33,6 +35,15 @@ def files_of_class(folder: Path) -> list[str]:
     if not names:
         raise InvalidInput(f"class folder {folder} holds no images: put them there as they are published, or remove it")
     return names
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The files below a folder that have an image format's ending, sorted. Hidden ones are passed over, links to folders not followed."""
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in endings and not path.name.startswith(".")
+    )
 
 
 def file_source(file: Path, path: str, class_name: str, split: str, place: str) -> ImageSource:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dfml.data.readers.checks import check_sources
-from dfml.data.readers.files import file_source
+from dfml.data.readers.files import file_source, image_files
 from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
@@ -72,11 +71,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _images(root: Path, folder: Path, split: str, fewest: int) -> Iterator[ImageSource]:
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in endings and not path.name.startswith(".")
-    )
+    files = image_files(folder)
     if len(files) < fewest:
         raise InvalidInput(
             f"class folder {folder} has {len(files)} image(s), and one is found by another of its class: "

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dfml.data.__main__ import main
-from dfml.data.contact_sheet import CAPTION, CELL, GAP
+from dfml.data.contact_sheet import LOOK
 from dfml.data.datasets import DATASETS
 from dfml.data.manifest import FILE_NAME, Manifest, read_manifest
 from dfml.data.packing import pack
@@ -246,12 +246,13 @@ def test_what_is_no_packed_data_set_is_one_sentence(run: Run, photos: Path, tmp_
 def drawn(sheet: Image.Image) -> int:
     """Cells of a contact sheet in which there is a picture."""
     pixels = np.asarray(sheet)
+    side = LOOK.side
     places = [
         (x, y)
-        for y in range(GAP, sheet.height - CELL, CELL + CAPTION + GAP)
-        for x in range(GAP, sheet.width - CELL, CELL + GAP)
+        for y in range(LOOK.gap, sheet.height - side, side + LOOK.caption(1) + LOOK.gap)
+        for x in range(LOOK.gap, sheet.width - side, side + LOOK.gap)
     ]
-    return sum(bool((pixels[y : y + CELL, x : x + CELL] != 255).any()) for x, y in places)
+    return sum(bool((pixels[y : y + side, x : x + side] != 255).any()) for x, y in places)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(1, 1), (7, 7), (50, 12)])

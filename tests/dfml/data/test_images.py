@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dfml.data.images import UNDECODABLE, decode
+from dfml.data.images import UNDECODABLE, decode, to_rgb
 from tests.images import (
     BAD,
     animated,
@@ -62,6 +62,12 @@ def test_photograph_turned_by_exif_stands_upright() -> None:
     assert upright.size == (8, 16)
     assert upright.getpixel((4, 2)) == pytest.approx((255, 0, 0), abs=3)
     assert upright.getpixel((4, 13)) == pytest.approx((0, 0, 255), abs=3)
+
+
+@pytest.mark.parametrize("image", [turned_by_exif, palette_with_transparency, sixteen_bit, cmyk, half_transparent])
+def test_what_is_upright_rgb_already_stays_so(image: Callable[[], bytes]) -> None:
+    once = decode(image())
+    assert np.array_equal(np.asarray(to_rgb(once)), np.asarray(once))
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)

@@ -1,0 +1,106 @@
+"""`python -m dfml.embed`: embed all images of a folder into one Parquet file, which `python -m dfml.search` looks images up in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dfml import storage
+from dfml.checkpoint import load_identified
+from dfml.command_line import INTERRUPTED, Parser, count, exit_code
+from dfml.data.progress import ImagesDone
+from dfml.embed.embedding import Bad, Embedded, embed_folder
+from dfml.embed.folder import images_below
+from dfml.embed.index_file import Facts, write_index
+from dfml.errors import InvalidInput
+
+
+def parser() -> argparse.ArgumentParser:
+    made = Parser(prog="python -m dfml.embed", description=__doc__)
+    # fmt: off
+    add = made.add_argument
+    add("--model", required=True, metavar="PLACE", help="the best/ folder of a sweep or a run, or its s3:// URI; of a classifier the features are embedded that its classifier reads")
+    add("--images", type=Path, required=True, metavar="DIR", help="folder that is searched for images, with all folders below it but those that are links")
+    add("--out", required=True, metavar="FILE-or-S3", help="the Parquet file: columns path (from DIR) and embedding (L2-normalised float32); replaced where it is there")
+    add("--path", choices=("full", "routed"), help="through all sub-blocks or the chosen ones (default: as the model's recipe says)")
+    add("--batch-size", type=count, default=64, metavar="N", help="images at a time: more gains nothing on a CPU, and takes more memory")
+    add("--skip-bad", action="store_true", help="leave out images that can't be decoded, and name them")
+    # fmt: on
+    return made
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    root: Path = arguments.images.expanduser().absolute()
+    out = storage.absolute(arguments.out)
+    _check_out(out)
+    paths = images_below(root)
+    model, sha256 = load_identified(arguments.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    path = arguments.path or model.recipe.inference
+    facts = Facts(images=str(root), model=storage.absolute(arguments.model), model_sha256=sha256, inference=path)
+    bad: list[Bad] = []
+    began = time.monotonic()
+    with ImagesDone("embedding") as progress:
+        batches = embed_folder(model, root, paths, path, arguments.batch_size)
+        good = _good(batches, bad, arguments.skip_bad, lambda done: progress(done, len(paths)))
+        rows = write_index(out, facts, model.embedding_size, good)
+    for image in bad:
+        print(f"left out: {image.path} ({image.reason})", file=sys.stderr)
+    if bad:
+        print(f"left out {len(bad):,} of {len(paths):,} images, which can't be decoded", file=sys.stderr)
+    rate = rows / (time.monotonic() - began)
+    print(
+        f"{rows:,} images embedded into {out} ({model.embedding_size} numbers each, {path} path), {rate:,.0f} images/s"
+    )
+
+
+def _good(
+    batches: Iterator[Embedded], bad: list[Bad], skip_bad: bool, progress: Callable[[int], None]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """What could be embedded; what couldn't is added to `bad`.
+
+    Raises:
+        InvalidInput: something couldn't, and isn't to be left out.
+    """
+    done = 0
+    for batch in batches:
+        if batch.bad and not skip_bad:
+            first = batch.bad[0]
+            raise InvalidInput(
+                f"{first.path} can't be decoded ({first.reason}): mend or remove it, or leave out what can't be decoded with --skip-bad"
+            )
+        bad += batch.bad
+        done += len(batch.paths) + len(batch.bad)
+        progress(done)
+        yield batch.paths, batch.embeddings
+
+
+def _check_out(out: str) -> None:
+    """Before anything is embedded: see that the file can be written."""
+    if Path(out).is_dir():
+        raise InvalidInput(f"--out {out} is a folder: name a file, such as {storage.join(out, 'embeddings.parquet')}")
+    storage.check_writable(out.rpartition("/")[0] or "/")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 2 for input that can't be used, 130 after Ctrl-C."""
+
+    def work() -> int | None:
+        try:
+            embed(parser().parse_args(argv))
+        except KeyboardInterrupt:
+            print("stopped; nothing was written", file=sys.stderr)
+            return INTERRUPTED
+        return None
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

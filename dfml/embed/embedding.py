@@ -1,0 +1,101 @@
+"""Embeds the images of a folder batch by batch: decoded over all cores, never more of them in memory than a few batches.
+
+B images of a batch, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfml.data.cores import available
+from dfml.data.transforms import evaluation_crop, to_tensor
+from dfml.embed.folder import Undecodable, read_image
+from dfml.embedding_model import EmbeddingModel
+from dfml.factorized import Path as InferencePath
+
+# Batches that are decoded while a GPU works on another. None where the model itself needs all cores: decoding beside it would
+# take them from each other.
+AHEAD = 2
+
+
+class Bad(NamedTuple):
+    """An image that can't be decoded."""
+
+    path: str
+    reason: str
+
+
+class Embedded(NamedTuple):
+    """What became of a batch of images."""
+
+    paths: list[str]  # of those that could be decoded
+    embeddings: np.ndarray  # theirs, float32 (B, D), L2-normalised
+    bad: list[Bad]
+
+
+def embed_folder(
+    model: EmbeddingModel, root: Path, paths: Sequence[str], path: InferencePath, batch_size: int
+) -> Iterator[Embedded]:
+    """Embed images in their order, as `EmbeddingModel.embed` does.
+
+    Args:
+        model: on the device that is to do it.
+        root: the folder that `paths` start from.
+        path: of the model, "full" or "routed".
+        batch_size: most images of a batch.
+
+    Raises:
+        InvalidInput: an image can't be read.
+    """
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    crop = evaluation_crop(model.recipe)
+
+    def pixels(image: str) -> np.ndarray | Bad:
+        # Nothing of torch in here: each thread would start threads of torch's own. Pillow lets the others run meanwhile.
+        try:
+            return np.asarray(crop(read_image(root / image)))
+        except Undecodable as error:
+            return Bad(image, str(error))
+
+    with ThreadPoolExecutor(available()) as pool:
+        waiting: deque[tuple[Sequence[str], list[Future[np.ndarray | Bad]]]] = deque()
+        try:
+            for start in range(0, len(paths), batch_size):
+                batch = paths[start : start + batch_size]
+                waiting.append((batch, [pool.submit(pixels, image) for image in batch]))
+                if len(waiting) > AHEAD * on_gpu:
+                    yield _embedded(model, path, *waiting.popleft())
+            while waiting:
+                yield _embedded(model, path, *waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _embedded(
+    model: EmbeddingModel, path: InferencePath, batch: Sequence[str], futures: list[Future[np.ndarray | Bad]]
+) -> Embedded:
+    decoded = [future.result() for future in futures]
+    bad = [image for image in decoded if isinstance(image, Bad)]
+    images = [image for image in decoded if not isinstance(image, Bad)]
+    if not images:
+        return Embedded([], np.empty((0, model.embedding_size), np.float32), bad)
+    paths = [name for name, image in zip(batch, decoded, strict=True) if not isinstance(image, Bad)]
+    stacked = torch.from_numpy(np.stack(images))  # (B, H, W, 3) uint8
+    return Embedded(paths, embed_pixels(model, stacked, path).numpy(), bad)
+
+
+@torch.inference_mode()
+def embed_pixels(model: EmbeddingModel, images: Tensor, path: InferencePath) -> Tensor:
+    """Embed images that are cropped already: uint8 (B, H, W, 3) to (B, D), float32 on the CPU."""
+    images = images.to(next(model.parameters()).device).permute(0, 3, 1, 2).contiguous()
+    normalised: Tensor = to_tensor(model.normalisation)(images)
+    embeddings: Tensor = model.eval()(normalised.as_subclass(Tensor), path)
+    return embeddings.float().cpu()

@@ -1,0 +1,76 @@
+"""`python -m dfml.export`: write a trained model's full path as ONNX or as a torch.export program, checked against the model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dfml import storage
+from dfml.checkpoint import load_identified
+from dfml.command_line import Parser, exit_code
+from dfml.errors import InvalidInput
+from dfml.export.exportable import Exportable, description
+from dfml.export.formats import FORMATS, TRACED_BATCH, require_packages
+from dfml.export.parity import BATCHES, TOLERANCE, largest_difference
+
+
+def parser() -> argparse.ArgumentParser:
+    made = Parser(prog="python -m dfml.export", description=__doc__)
+    # fmt: off
+    add = made.add_argument
+    add("--model", required=True, metavar="PLACE", help="the best/ folder of a sweep or a run, or its s3:// URI")
+    add("--format", choices=tuple(FORMATS), default="onnx", help="onnx needs pip install 'dfml[export]'; torch-export is a .pt2 for torch.export.load")
+    add("--out", metavar="FILE-or-S3", help="the file, replaced where it is there (default: model.onnx or model.pt2)")
+    # fmt: on
+    made.epilog = (
+        "Input: float32 images (batch, 3, pixels, pixels), any batch size, resized, cropped and normalised as the file's metadata under "
+        '"dfml" says. Output: L2-normalised embeddings, or a classifier\'s probabilities.'
+    )
+    return made
+
+
+def export(arguments: argparse.Namespace) -> None:
+    chosen = FORMATS[arguments.format]
+    out = storage.absolute(arguments.out or f"model{chosen.ending}")
+    if not out.endswith(chosen.ending):
+        raise InvalidInput(
+            f"--out {arguments.out} isn't the name of a {arguments.format} file: end it in {chosen.ending}"
+        )
+    if Path(out).is_dir():
+        raise InvalidInput(f"--out {out} is a folder: name a file in it")
+    require_packages(arguments.format)
+    storage.check_writable(out.rpartition("/")[0] or "/")
+    model, sha256 = load_identified(arguments.model)
+    exportable = Exportable(model).eval()
+    said = description(exportable, sha256)
+    size = said["preprocessing"]["centre_crop"]
+    with storage.writing(out) as partial:
+        chosen.write(exportable, torch.zeros(TRACED_BATCH, 3, size, size), said, partial)
+        difference = largest_difference(exportable, chosen.read(partial), size)
+        if not difference <= TOLERANCE:
+            raise InvalidInput(
+                f"what was exported differs from {arguments.model} by up to {difference:.1e}, more than {TOLERANCE:.0e}, so {out} wasn't "
+                "written: use the model through dfml.load, or try the other --format"
+            )
+    if model.recipe.inference == "routed":
+        print(
+            "note: this model's recipe embeds by the routed path, whose shapes depend on the images; exported is its full path",
+            file=sys.stderr,
+        )
+    print(json.dumps(said))
+    batches = " and ".join(map(str, BATCHES))
+    print(f"exported to {out}; largest difference from the model {difference:.1e} (batches of {batches})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, 2 for input that can't be used."""
+    return exit_code(lambda: export(parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The exact nearest images of an index: every inner product is computed, some thousand rows at a time.
+
+q queries, n rows of a block, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dfml.metrics.retrieval import nearest
+
+
+class Match(NamedTuple):
+    path: str
+    cosine: float
+
+
+def nearest_in(blocks: Iterable[tuple[list[str], np.ndarray]], queries: Tensor, top: int) -> list[list[Match]]:
+    """The most similar images of each query, most similar first, of equals the one that comes first; fewer than `top` where there are fewer.
+
+    Args:
+        blocks: paths and embeddings (n, D), L2-normalised; one of them is in memory at a time.
+        queries: (q, D), L2-normalised.
+        top: at least 1.
+    """
+    best: list[list[Match]] = [[] for _ in queries]
+    for paths, embeddings in blocks:
+        gallery = torch.from_numpy(embeddings)
+        indices, cosines = nearest(queries, min(top, len(paths)), gallery=gallery)
+        for query, (rows, values) in enumerate(zip(indices.tolist(), cosines.tolist(), strict=True)):
+            found = [Match(paths[row], cosine) for row, cosine in zip(rows, values, strict=True)]
+            best[query] = sorted(best[query] + found, key=lambda match: -match.cosine)[
+                :top
+            ]  # stable: earlier blocks first
+    return best
