@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from dfml.data.transforms import evaluation_sizes
 from dfml.recipe import recipe_from
 from dfml.task import TASKS
 from orchestration.results.interval import Interval
@@ -24,6 +25,13 @@ from PIL import Image
 model = dfml.load("<this folder>")
 {call}
 ```
+
+Images may be of any size and mode: as RGB, the shorter side resized to {resize} pixels, the {crop} × {crop} in the middle cut out, through the
+{path} path. Or on the command line:
+
+    python -m dfml.embed --model <this folder> --images DIR --out embeddings.parquet
+    python -m dfml.search --model <this folder> --index embeddings.parquet --query IMAGE
+    python -m dfml.export --model <this folder> --out model.onnx
 
 ## How good it is
 
@@ -67,7 +75,9 @@ IN_WORDS = {
 def model_card(config: dict[str, Any]) -> str:
     """The card of the model that `config.json` describes."""
     recipe = config["recipe"]
-    task = recipe_from(recipe).task
+    full_recipe = recipe_from(recipe)
+    task = full_recipe.task
+    resize, crop = evaluation_sizes(full_recipe)
     protocol = PROTOCOLS[config["protocol"]].of(TASKS[task])
     facts = {
         "width": config["embedding_size"],
@@ -83,6 +93,9 @@ def model_card(config: dict[str, Any]) -> str:
         **facts,
         what=what,
         call=call,
+        resize=resize,
+        crop=crop,
+        path=full_recipe.inference,
         tested=tested,
         backbone=recipe["backbone"],
         routers=recipe["routers"],

@@ -87,3 +87,10 @@ def test_a_classifiers_card() -> None:
     )
     assert "On the 30 test images of the same classes, on none of which it was trained, but by whose top-1" in card
     assert "| **this model** | 0.700 | 0.900 |" in card
+
+
+def test_it_says_how_images_are_prepared_and_how_to_search() -> None:
+    card = model_card(config(recipe={"backbone": "resnet50", "routers": 2, "image_size": 160, "test_crop": 0.8}))
+    assert "the shorter side resized to 200 pixels, the 160 × 160 in the middle" in card
+    for command in ("embed", "search", "export"):
+        assert f"python -m dfml.{command} --model <this folder>" in card
