@@ -145,6 +145,10 @@ class FactorizedBackbone(nn.Module):
         """The routers in the order of the network."""
         return [module for module in self.blocks.modules() if isinstance(module, Router)]
 
+    def router_names(self) -> list[str]:
+        """Where each of `all_routers` is, the block's number first: "3.attn_router", "3.mlp_router", or "3.router"."""
+        return [name for name, module in self.blocks.named_modules() if isinstance(module, Router)]
+
     def compile_full_path(self) -> None:
         """Use torch.compile for the blocks' full path. The routed path's shapes depend on the data: it stays as it is."""
         for block in self.blocks:

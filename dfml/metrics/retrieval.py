@@ -90,6 +90,39 @@ def retrieval_metrics(
     return dict(zip(names, means.tolist(), strict=True))
 
 
+def places_of_first_right(
+    embeddings: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    gallery: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+) -> Tensor:
+    """How many images of other classes come before the first of the query's class: (queries,) int64, -1 where there is none of it.
+
+    Args:
+        embeddings: (n, D), L2-normalised.
+        labels: (n,) int64.
+        queries: indices of the queries.
+        gallery: (g, D); without it each query is looked for among all others.
+        gallery_labels: (g,) int64; given where `gallery` is.
+    """
+    alone = gallery is None
+    if gallery is None or gallery_labels is None:
+        gallery, gallery_labels = embeddings, labels
+    members = _Members(gallery_labels)
+    answerable = members.count(labels[queries]) > int(alone)
+    found = torch.full_like(queries, -1)
+    if answerable.any():
+        places = [
+            cosines.place_of_best(
+                torch.arange(len(rows), device=rows.device), members.of(labels[rows], rows if alone else None)
+            )
+            for rows, cosines in _cosines(embeddings, gallery, queries[answerable], alone)
+        ]
+        found[answerable] = torch.cat(places)
+    return found
+
+
 class _Cosines:
     """The cosines of some queries with the whole gallery.
 

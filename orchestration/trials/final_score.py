@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from dfml import storage
@@ -12,11 +11,11 @@ from dfml.baselines import baselines
 from dfml.checkpoint import save_model
 from dfml.data.datasets import recall_at
 from dfml.distributed import rank
-from dfml.evaluate import Embedded, Embedder, embed, embed_set
+from dfml.evaluate import Embedder, embed, embed_set
 from dfml.evaluate.accuracy import accuracy
-from dfml.metrics import nearest
 from orchestration import layout
 from orchestration.trials.evaluations import count_evaluation
+from orchestration.trials.examples import examples
 from orchestration.trials.outcome import Outcome
 from orchestration.trials.scratch import scratch
 
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     from dfml.data.evaluation_set import EvaluationSet
     from dfml.data.split import ClassSubset
     from dfml.train import Training
-
-NEIGHBOURS = 5
-RANDOM_QUERIES = 8
-FAILED_QUERIES = 4
 
 
 def score_on_test(training: Training, test: EvaluationSet, config: dict[str, Any]) -> Outcome:
@@ -42,6 +37,8 @@ def score_on_test(training: Training, test: EvaluationSet, config: dict[str, Any
         count_evaluation(config["trial"])
     recipe = training.recipe
     outcome = Outcome(trial=config["winner"], seed=recipe.seed, epochs=training.epoch, test={})
+    if config["first"]:
+        outcome.routers = training.model.backbone.router_names()
     if recipe.task == "classification":
         outcome.test = accuracy(training.model, test.queries, training.device, training.loader_workers)
         return outcome
@@ -50,7 +47,7 @@ def score_on_test(training: Training, test: EvaluationSet, config: dict[str, Any
     outcome.test = embedded.full_score(at, recipe.seed)
     if config["first"]:
         outcome.baselines = _baselines(training, test, at)
-        outcome.retrievals = _retrievals(embedded, recipe.seed)
+        outcome.retrievals = examples(embedded, recipe.seed)
     return outcome
 
 
@@ -67,29 +64,6 @@ def _baselines(training: Training, test: EvaluationSet, at: tuple[int, ...]) -> 
 
         scores[name] = embed_set(test, embedded).score(at)
     return scores
-
-
-def _retrievals(embedded: Embedded, seed: int) -> list[dict[str, Any]]:
-    """Queries drawn at random from all, then from those whose nearest image is of another class."""
-    queries = embedded.images.queries
-    gallery = embedded.images.gallery or queries
-    most = len(gallery) - (embedded.gallery is None)
-    found, cosines = nearest(embedded.queries, min(NEIGHBOURS, most), gallery=embedded.gallery)
-    indices, cosines = found.cpu().numpy(), cosines.cpu()
-    right = gallery.labels[indices] == queries.labels[:, None]  # (q, NEIGHBOURS)
-    rng = np.random.default_rng(seed)
-    drawn = [(int(i), "random") for i in rng.permutation(len(queries))[:RANDOM_QUERIES]]
-    drawn += [(int(i), "nearest is wrong") for i in rng.permutation(np.flatnonzero(~right[:, 0]))[:FAILED_QUERIES]]
-    return [
-        {
-            "query": int(queries.rows[i]),
-            "drawn": how,
-            "nearest": gallery.rows[indices[i]].tolist(),
-            "right": right[i].tolist(),
-            "cosine": [round(c, 4) for c in cosines[i].tolist()],
-        }
-        for i, how in drawn
-    ]
 
 
 def store(training: Training, outcome: Outcome, config: dict[str, Any]) -> None:

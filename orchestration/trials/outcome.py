@@ -19,7 +19,8 @@ class Outcome(BaseModel):
         epochs: after which the model is as it was scored.
         test: metrics by name.
         baselines: the same of what the model is compared with; of the first seed's run only.
-        retrievals: queries with their nearest images, as rows of the splits they are in; likewise.
+        retrievals: queries with their nearest images, as rows of the splits they are in; likewise (see `examples`).
+        routers: where in the backbone each router is, in the order of the network; likewise.
     """
 
     trial: int
@@ -28,6 +29,7 @@ class Outcome(BaseModel):
     test: dict[str, float]
     baselines: dict[str, dict[str, float]] = {}
     retrievals: list[dict[str, Any]] = []
+    routers: list[str] = []
 
     def save(self, run: str) -> None:
         storage.write(storage.join(run, layout.OUTCOME), self.model_dump_json(indent=1).encode())

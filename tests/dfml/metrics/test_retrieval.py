@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfml.errors import InvalidInput
-from dfml.metrics import nearest, retrieval, retrieval_metrics
+from dfml.metrics import nearest, places_of_first_right, retrieval, retrieval_metrics
 
 
 def points(sizes: list[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -99,3 +99,20 @@ def test_nothing_to_be_found_is_refused(alone: bool) -> None:
     gallery = () if alone else (torch.eye(4)[2:], torch.tensor([7, 8]))
     with pytest.raises(InvalidInput, match=r"none of 2 queries .* two images or more"):
         retrieval_metrics(torch.eye(4)[:2], torch.tensor([0, 1]), *gallery)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_place_of_the_first_right_image_is_that_of_a_full_sort(alone: bool) -> None:
+    embeddings, labels = points([*UNEQUAL, 1], seed=6)
+    gallery, in_gallery = (embeddings, labels) if alone else points(UNEQUAL[:-2], seed=7)
+    queries = torch.arange(1, len(labels), 3)
+    cosine = embeddings @ gallery.T
+    expected = []
+    for query in queries.tolist():
+        order = [i for i in cosine[query].argsort(descending=True).tolist() if not (alone and i == query)]
+        hits = [place for place, i in enumerate(order) if in_gallery[i] == labels[query]]
+        expected.append(hits[0] if hits else -1)
+    given = places_of_first_right(embeddings, labels, queries, *(() if alone else (gallery, in_gallery)))
+    assert given.tolist() == expected
+    assert max(expected) > 10
+    assert -1 in expected or alone
