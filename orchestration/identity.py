@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from datetime import UTC, datetime
 from typing import Any
+
+from pydantic import BaseModel
 
 from dfml import storage
 from dfml.data.manifest import manifest_sha256
@@ -18,10 +22,36 @@ GROWS = ("trials", "reproductions", "budget")  # may be raised by --extend, besi
 SHOWN = 5  # differences that a message names
 
 
+class Begun(BaseModel):
+    """What `sweep.json` says; files of before a value was kept lack it.
+
+    Attributes:
+        created: when the sweep was begun, ISO 8601.
+        plan: of the sweep.
+        manifest_sha256: of its data.
+        versions: of Python and the packages with which it was begun, or last extended; likewise the next two.
+        git_revision: of this code; None outside a git checkout.
+        command: the command line.
+    """
+
+    created: str | None = None
+    plan: Plan
+    manifest_sha256: str | None = None
+    versions: dict[str, str] = {}
+    git_revision: str | None = None
+    command: str | None = None
+
+
+def begun(sweep: str) -> Begun:
+    """Read `sweep.json` of a sweep that has one."""
+    return Begun.model_validate_json(storage.read(storage.join(sweep, layout.SWEEP)))
+
+
 def store(plan: Plan, sweep: str) -> None:
     """Write `sweep.json`, with which a sweep begins; of one that is widened, anew."""
     content = {
         CREATED: created(sweep) or datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
         "plan": json.loads(plan.model_dump_json()),
         MANIFEST: manifest_sha256(plan.data),
         "versions": versions(),

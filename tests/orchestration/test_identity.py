@@ -11,6 +11,7 @@ import pytest
 from dfml.data.manifest import manifest_sha256
 from dfml.data.packing import pack
 from dfml.errors import InvalidInput
+from orchestration.identity import begun as what_begun
 from orchestration.identity import is_stored, is_widened, store
 from orchestration.plan import Plan, git_revision
 from orchestration.search.budget import Budget
@@ -41,6 +42,23 @@ def test_a_stored_plan_is_known_again(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "sweep.json").read_text())
     assert stored["git_revision"] == git_revision()
     assert stored["versions"]["ray"] == "2.60.0"
+
+
+def test_what_a_sweep_was_begun_with_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["run_sweep.py", "--name", "two words"])
+    store(plan(), str(tmp_path))
+    found = what_begun(str(tmp_path))
+    assert found.plan == plan()
+    assert found.command == "python run_sweep.py --name 'two words'"
+    assert found.manifest_sha256 == manifest_sha256(plan().data)
+
+
+def test_a_file_of_before_commands_were_kept_is_read(begun: str) -> None:
+    file = Path(begun) / "sweep.json"
+    content = json.loads(file.read_text())
+    del content["command"], content["git_revision"]
+    file.write_text(json.dumps(content))
+    assert what_begun(begun).command is None
 
 
 def test_a_plan_stored_before_a_value_existed_has_its_default(begun: str) -> None:
