@@ -11,7 +11,7 @@ trials/000/ …           one folder a trial: its record, from which an interrup
 trials/winner/, winner-1/ …   the winner's runs on all training classes, one for each seed, and in outcome.json what came of each
 trials/*/test_evaluations.json   how often the run looked at the test classes
 best/                   the model: model.safetensors, config.json, README.md
-report/                 results.json, trials.csv, retrievals.png, index.html
+report/                 results.json, index.html, and beside it each figure as PNG and the numbers as CSV
 """
 
 SWEEP = "sweep.json"

@@ -14,7 +14,7 @@ from orchestration.cluster.share import Share, share
 from orchestration.console import Console
 from orchestration.follower import Follower
 from orchestration.forecast import forecast
-from orchestration.identity import is_stored, is_widened, store
+from orchestration.identity import begun, is_stored, is_widened, store
 from orchestration.interruption import Interruption
 from orchestration.lease import hold
 from orchestration.monitoring.metrics import Metrics
@@ -130,7 +130,7 @@ def _run(
     for record in [*records, *runs]:
         clear_partial(sweep, record.folder)  # again: what was on its way when a trial was stopped, or a session cut
     results = results_of(plan, sweep, records, winner)
-    write_report(results, Cache(conduct.cache_folder(), plan.cache_size))
+    write_report(results, begun(sweep), Cache(conduct.cache_folder(), plan.cache_size))
     if tracker is not None:
         tracker.concluded(runs[0], results.test["winner"])
     results.save()

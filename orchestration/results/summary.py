@@ -37,6 +37,8 @@ class Results(BaseModel):
         interval: of each metric over the seeds; empty for one seed.
         front: numbers of the trials on the Pareto front of score and FLOPs, by falling score; empty where FLOPs aren't an objective.
         retrievals: queries with their nearest images, as rows of the test split, or of queries and gallery.
+        routers: where in the winner's backbone each router is; empty in results of before there were names.
+        runs: records of the winner's runs on all training classes, by seed; likewise.
     """
 
     sweep: str
@@ -52,6 +54,8 @@ class Results(BaseModel):
     interval: dict[str, Interval]
     front: list[int]
     retrievals: list[dict[str, Any]]
+    routers: list[str] = []
+    runs: list[TrialRecord] = []
 
     @property
     def task(self) -> Task:
@@ -66,6 +70,11 @@ class Results(BaseModel):
     def marked(self) -> int:
         """The winner's row in the table of trials."""
         return [record.number for record in self.trials].index(self.winner)
+
+    @property
+    def won(self) -> TrialRecord:
+        """The winning trial."""
+        return self.trials[self.marked]
 
     def front_trials(self) -> list[TrialRecord]:
         by_number = {record.number: record for record in self.trials}

@@ -19,13 +19,14 @@ class Cost(NamedTuple):
 
 COSTS = (
     Cost("GFLOPs", lambda record: record.flops or 0.0, lambda flops: f"{flops / 1e9:.3g}"),
-    Cost("CPU h", lambda record: record.cpu_hours, lambda hours: _hours(hours)),
-    Cost("GPU h", lambda record: record.gpu_hours, lambda hours: _hours(hours)),
+    Cost("CPU h", lambda record: record.cpu_hours, lambda hours: hours_shown(hours)),
+    Cost("GPU h", lambda record: record.gpu_hours, lambda hours: hours_shown(hours)),
     Cost("from S3", lambda record: float(record.s3_bytes), lambda size: byte_size(size)),
 )
 
 
-def _hours(hours: float) -> str:
+def hours_shown(hours: float) -> str:
+    """Two decimals, or the first digit that isn't 0."""
     return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.1g}"
 
 

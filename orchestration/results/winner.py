@@ -205,4 +205,6 @@ def results_of(plan: Plan, sweep: str, records: list[TrialRecord], winner: Trial
         interval=over_seeds(reproductions),
         front=[record.number for record in pareto_front(records)] if "flops" in plan.objectives else [],
         retrievals=outcome.retrievals,
+        routers=outcome.routers,
+        runs=runs,
     )

@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
-from typing import Any
 
 import pytest
 
-from dfml.task import BEST_SCORE, SCORE
 from orchestration.console import Console
-from orchestration.records import TrialRecord
 from orchestration.results.interval import interval
-from orchestration.results.report import page, trials_csv
-from orchestration.results.reproductions import Reproduction, over_seeds
+from orchestration.results.numbers import trials_csv
+from orchestration.results.reproductions import Reproduction
 from orchestration.results.summary import Results, show
 from orchestration.results.tables import byte_size, trial_columns, trial_rows
-
-
-def record(number: int, score: float, **changes: Any) -> TrialRecord:
-    recipe = {"routers": 2, "lr": 3e-4}
-    made = TrialRecord(number=number, parameters={"routers": 2}, recipe=recipe, **{"state": "finished"} | changes)
-    made.add({"epoch": 1, SCORE: score, BEST_SCORE: score, "best_epoch": 1})
-    return made
-
-
-def scores(recall: float) -> dict[str, float]:
-    return {"recall_at_1": recall, "recall_at_2": recall + 0.1, "recall_at_4": 1.0, "map_at_r": recall / 2}
-
-
-def results(*recalls: float | str, protocol: str = "holdout", **changes: Any) -> Results:
-    """A sweep whose winner scored these with its seeds; a string is why one failed."""
-    reproductions = [
-        Reproduction(seed=seed, reason=recall)
-        if isinstance(recall, str)
-        else Reproduction(seed=seed, epochs=2, test=scores(recall))
-        for seed, recall in enumerate(recalls, start=7)
-    ]
-    values: dict[str, Any] = {
-        "sweep": "sweeps/a",
-        "data": "unused",
-        "protocol": protocol,
-        "seed": 7,
-        "trials": [record(0, 0.6), record(1, 0.7)],
-        "winner": 1,
-        "winner_epochs": 2,
-        "test": {"winner": reproductions[0].test, "raw pixels": scores(0.1)},
-        "test_evaluations": 5,
-        "reproductions": reproductions,
-        "interval": over_seeds(reproductions),
-        "front": [],
-        "retrievals": [],
-    }
-    return Results(**values | changes)
+from tests.sweep_results import page_of, record, results, scores
 
 
 def printed(of: Results, capsys: pytest.CaptureFixture[str]) -> str:
@@ -77,16 +39,16 @@ def test_mean_and_interval_of_the_seeds_stand_on_the_console_and_in_the_report(
     half = interval([0.50, 0.52, 0.57]).half_width
     assert cells(text, "95 % interval, ±")[1] == f"{half:.3f}" == "0.090"
     assert "the first seed's, 7: to keep the best of them would be selection on the test images" in text
-    html = page(of, {"learning_curves.png": b""})
-    assert "<td>mean</td><td>0.530</td>" in html
-    assert f"<td>95 % interval, ±</td><td>{half:.3f}</td>" in html
+    page = page_of(of)
+    assert "<td>mean</td><td>0.530</td>" in page
+    assert f"<td>95 % interval, ±</td><td>{half:.3f}</td>" in page
 
 
 def test_one_seed_has_no_such_table(capsys: pytest.CaptureFixture[str]) -> None:
     of = results(0.5)
     assert of.interval == {}
     assert "95 %" not in printed(of, capsys)
-    assert "Reproductions" not in page(of, {"learning_curves.png": b""})
+    assert "Reproductions" not in page_of(of)
 
 
 def test_a_seed_that_failed_is_named_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,12 +70,12 @@ def test_the_protocol_is_said_in_words(
 ) -> None:
     of = results(0.5, protocol=protocol)
     text = printed(of, capsys)
-    html = page(of, {"learning_curves.png": b""})
+    page = page_of(of)
     for words in said:
         assert words in text
     assert not_said not in text
-    assert said[-1] in html or said[-1].capitalize() in html
-    for everywhere in (text, html):
+    assert said[-1] in page or said[-1].capitalize() in page
+    for everywhere in (text, page):
         assert "looked at 5 time(s)" in everywhere
 
 
@@ -163,8 +125,8 @@ def test_the_pareto_front_is_a_table(capsys: pytest.CaptureFixture[str]) -> None
         [cell.strip() for cell in line.split("│")[1:-1]] for line in table.split("Test classes")[0].splitlines()[3:-1]
     ]
     assert [row for row in rows if row] == [["1", "2", "all", "4", "0.700"], ["0", "2", "all", "2.5", "0.600"]]
-    assert "<td>all</td><td>2.5</td><td>0.600</td>" in page(of, {"learning_curves.png": b""})
-    assert "Pareto" not in page(results(0.5), {"learning_curves.png": b""})
+    assert "<td>all</td><td>2.5</td><td>0.600</td>" in page_of(of)
+    assert "Pareto" not in page_of(results(0.5))
 
 
 def test_the_cost_is_that_of_trials_and_the_winners_runs_together(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,5 +135,5 @@ def test_the_cost_is_that_of_trials_and_the_winners_runs_together(capsys: pytest
     of = results(0.5, trials=trials, reproductions=[run])
     said = "rials and the winner's runs took 2.75 CPU hours, 0.25 GPU hours, 3.5 MB from S3"
     assert f"t{said}" in printed(of, capsys)
-    assert f"T{said}." in page(of, {"learning_curves.png": b""})
+    assert f"T{said}." in html.unescape(page_of(of))
     assert results(0.5).cost_in_words() == ""

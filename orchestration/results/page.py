@@ -1,0 +1,199 @@
+"""`report/index.html`: one file with its figures and numbers inside, so that it can be sent, and opened without a network.
+
+No script, and a policy in the page that forbids the browser to load anything: it can be read from S3 or a mail without a second thought.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from dfml import storage
+from orchestration import layout
+from orchestration.identity import Begun
+from orchestration.records import describe
+from orchestration.results.costs import cost_table, elapsed_in_words, saved_in_words
+from orchestration.results.gain import Gain
+from orchestration.results.gallery import Gallery
+from orchestration.results.reproductions import in_words, reproduction_table
+from orchestration.results.style import Chart
+from orchestration.results.summary import Results
+from orchestration.results.tables import FRONT, front_table, score_table, trial_columns, trial_rows, trial_title
+from orchestration.search.domains import Choice, Range
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+CONTENTS = {
+    "result": "Result",
+    "protocol": "Protocol",
+    "search": "Search",
+    "curves": "Learning curves",
+    "front": "Accuracy against cost",
+    "routers": "Routers",
+    "retrievals": "Retrievals",
+    "cost": "Cost",
+    "trials": "Trials",
+    "use": "Use the model",
+    "setup": "What was run",
+    "files": "Numbers",
+}
+
+ABOUT = {
+    "trials.csv": "a line a trial: what was sampled, its score, how it ended, what it took",
+    "epochs.csv": "a line an epoch of every trial and of the winner's runs, with all figures but the routers' loads",
+    "test.csv": "scores on the test images: the winner, the baselines, each seed, mean and interval",
+    "published_recipe.csv": "where the published recipe and the winner's differ",
+    "importances.csv": "how much each searched value mattered",
+    "pareto_front.csv": "score and FLOPs of each trial",
+    "router_load.csv": "loads of the winner's routers after each epoch",
+    "router_choices.csv": "how surely they chose, by epoch",
+    "retrievals.csv": "the retrievals shown",
+}
+
+CALLS = {
+    "retrieval": 'embedding = model.embed([PIL.Image.open("image.png")])  # a row an image, L2-normalised',
+    "classification": 'probabilities = model.classify([PIL.Image.open("image.png")])  # of model.class_names',
+}
+
+
+def page(
+    results: Results,
+    begun: Begun,
+    gain: Gain,
+    charts: Mapping[str, Sequence[Chart]],
+    galleries: Sequence[Gallery],
+    pictures: Mapping[str, bytes],
+    csv_files: Mapping[str, str],
+) -> str:
+    """The page.
+
+    Args:
+        results: of the sweep.
+        begun: its `sweep.json`.
+        gain: over the published recipe.
+        charts: by the section that they stand in.
+        galleries: retrievals.
+        pictures: PNG of each chart and gallery that isn't left out, by name.
+        csv_files: by name.
+    """
+    plan, task, words = begun.plan, results.task, results.protocol_in_words()
+    epochs = plan.defaults().epochs
+    several = len(results.reproductions) > 1
+    best = storage.join(results.sweep, layout.BEST)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=results.sweep.rstrip("/").rsplit("/", 1)[-1],
+        under=f"A sweep of {len(results.trials)} trials on {plan.dataset}; {plan.defaults().backbone}",
+        contents=[(id, title) for id, title in CONTENTS.items() if galleries or id != "retrievals"],
+        lead=_lead(results),
+        cards=_cards(results, gain),
+        gain=gain,
+        differing=[(name, _shown(before), _shown(after)) for name, before, after in gain.differing],
+        test_title=f"On the test {task.unit} ({words.tested})",
+        test=score_table(results.test),
+        reproductions=reproduction_table(results.reproductions, results.interval) if several else None,
+        reproductions_in_words=in_words(results.reproductions, results.protocol) if several else "",
+        protocol=results.protocol,
+        protocol_in_words=_sentence(words.rule),
+        results=results,
+        charts=charts,
+        galleries=[Chart(each.name, each.title, each.caption) for each in galleries],
+        pictures={name: _base64(png) for name, png in pictures.items()},
+        front=front_table(results.front_trials(), results.scored_on) if results.front else None,
+        front_title=FRONT,
+        cost=cost_table(results),
+        cost_in_words=_sentence(results.cost_in_words()),
+        saved=saved_in_words(results, epochs),
+        elapsed=elapsed_in_words(results),
+        trials_title=trial_title(results.trials, results.scored_on),
+        trials=(trial_columns(results.trials), trial_rows(results.trials)),
+        best=best,
+        call=CALLS[results.won.training_recipe().task],
+        facts=_facts(results, begun),
+        searched=[(name, _domain(domain)) for name, domain in plan.space.domains().items()],
+        fixed=[(name, _shown(value)) for name, value in plan.space.recipe.items()],
+        recipe=json.dumps(results.won.recipe, indent=1),
+        folder=storage.join(results.sweep, layout.REPORT),
+        csv_files={name: _base64(text.encode()) for name, text in csv_files.items()},
+        about=ABOUT,
+    )
+
+
+def _lead(results: Results) -> str:
+    """What won, and what its model does on the test images beside the baselines."""
+    words, metric = results.protocol_in_words(), results.task.metric
+    finds = "finds the right class first" if metric == "recall_at_1" else "names the right class"
+    others = [f"{who} {scores[metric]:.1%}" for who, scores in results.test.items() if who != "winner"]
+    beside = f" ({', '.join(others)})" if others else ""
+    return (
+        f"Trial {results.winner} won: {describe(results.won.training_recipe())}. {_sentence(words.winner)} for {results.winner_epochs} epochs, it "
+        f"{finds} for {results.test['winner'][metric]:.1%} of the test images{beside}."
+    )
+
+
+def _cards(results: Results, gain: Gain) -> list[tuple[str, str]]:
+    """The numbers that are asked for first."""
+    task = results.task
+    cards = [(f"{results.test['winner'][task.metric]:.3f}", f"{task.heading} on the test {task.unit}")]
+    if task.metric in results.interval:
+        each = results.interval[task.metric]
+        cards.append((f"{each.mean:.3f} ± {each.half_width:.3f}", f"the same over {each.n} seeds, 95 % interval"))
+    if gain.difference is not None:
+        cards.append((f"{gain.difference:+.3f}", f"over the published recipe on {results.scored_on} {task.unit}"))
+    elif gain.published is not None and gain.published.number == results.winner:
+        cards.append(("±0", "the published recipe itself won"))
+    for who, scores in results.test.items():
+        if who != "winner" and task.metric in scores:
+            cards.append(
+                (
+                    f"{results.test['winner'][task.metric] - scores[task.metric]:+.3f}",
+                    f"over the {who} on the test {task.unit}",
+                )
+            )
+    return cards
+
+
+def _facts(results: Results, begun: Begun) -> list[tuple[str, str]]:
+    plan = begun.plan
+    facts = {
+        "command": begun.command,
+        "sweep": results.sweep,
+        "data": f"{plan.dataset}, {plan.data}",
+        "manifest SHA-256": begun.manifest_sha256,
+        "trials": f"{len(results.trials)} of {plan.trials} planned, {plan.workers_per_trial} worker(s) each",
+        "epochs": f"{plan.defaults().epochs} at most",
+        "objectives": ", ".join(plan.objectives),
+        "budget of the search": str(plan.budget) if plan.budget else "none",
+        "reproductions": str(plan.reproductions),
+        "seed": str(plan.seed),
+        "protocol": plan.protocol,
+        "code": begun.git_revision or "not from a git checkout",
+        "versions": ", ".join(f"{name} {version}" for name, version in begun.versions.items()),
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _domain(domain: Choice | Range) -> str:
+    if isinstance(domain, Choice):
+        return ", ".join(map(_shown, domain.choice))
+    return f"{_shown(domain.low)} to {_shown(domain.high)}{', logarithmic' if domain.log else ''}{', integers' if domain.integers else ''}"
+
+
+def _shown(value: Any) -> str:
+    """A value of a recipe, rounded."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "–" if value is None else str(value)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
