@@ -28,7 +28,7 @@ def test_the_folder_holds_what_the_layout_promises(finished: tuple[Sweep, str]) 
     assert sorted(path.name for path in (folder / "trials").iterdir()) == ["000", "001", "002", "winner"]
     assert {path.name for path in (folder / "best").iterdir()} == {"model.safetensors", "config.json", "README.md"}
     assert load_file(folder / "best" / "model.safetensors")
-    with Image.open(folder / "report" / "retrievals.png") as picture:
+    with Image.open(folder / "report" / "retrievals_random.png") as picture:
         assert min(picture.size) > 300
         assert len(picture.convert("RGB").getcolors(2**20) or []) > 1000  # drawings, not an empty frame
 
