@@ -27,6 +27,7 @@ from orchestration.console import Console
 from orchestration.identity import created
 from orchestration.plan import Plan
 from orchestration.records import TrialRecord, describe, router_loads
+from orchestration.trials.shown import SHOWN, picture_of
 
 if TYPE_CHECKING:
     import wandb
@@ -229,9 +230,10 @@ class WandbRuns:
         run = self._runs[number]
         run.summary.update({f"test/{name}": value for name, value in test.items()})
         report = storage.join(self._sweep, layout.REPORT)
-        if storage.exists(storage.join(report, "retrievals.png")):
-            with storage.local_copy(report, ["retrievals.png"]) as files:
-                run.log({"retrievals": wandb.Image(str(files / "retrievals.png"))})
+        pictures = [f"{picture_of(group)}.png" for group in SHOWN]
+        pictures = [name for name in pictures if storage.exists(storage.join(report, name))]  # a classifier has none
+        with storage.local_copy(report, pictures) as files:
+            run.log({name.removesuffix(".png"): wandb.Image(str(files / name)) for name in pictures})
         page = storage.read(storage.join(report, "index.html")).decode()
         run.log({"report": wandb.Html(page, inject=False)})
         best = storage.join(self._sweep, layout.BEST)

@@ -14,6 +14,7 @@ from dfml.data.evaluation_set import splits_for_test
 from dfml.data.manifest import read_manifest
 from orchestration.results.style import INK, RIGHT, WRONG
 from orchestration.results.summary import Results
+from orchestration.trials.shown import picture_of
 
 CELL, FRAME, CAPTION, GAP = 168, 5, 40, 14  # pixels, twice of what a page shows
 
@@ -67,7 +68,7 @@ def galleries(results: Results, cache: Cache) -> list[Gallery]:
         title, caption = GROUPS[group]
         rows = [row for row in results.retrievals if row["drawn"] == group]
         picture = _picture(rows, queries, gallery)
-        found.append(Gallery(f"retrievals_{group.replace(' ', '_')}", title, caption, picture))
+        found.append(Gallery(picture_of(group), title, caption, picture))
     return found
 
 

@@ -6,11 +6,11 @@ import csv
 import io
 from typing import Any
 
-from orchestration.records import TrialRecord
+from orchestration.records import LOAD, TrialRecord
 from orchestration.results.costs import times
 from orchestration.results.gain import Gain
 from orchestration.results.optuna_charts import Search
-from orchestration.results.routers import LOAD, choices_of, load_entropy, loads_in, winners_loads
+from orchestration.results.routers import choices_of, load_entropy, loads_in, winners_loads
 from orchestration.results.summary import Results
 
 
@@ -85,7 +85,7 @@ def epochs_csv(results: Results) -> str:
     """
     records = [*results.trials, *results.runs]
     found = dict.fromkeys(name for record in records for figures in record.epochs for name in figures)
-    names = [name for name in found if not LOAD.fullmatch(name)]
+    names = [name for name in found if not name.startswith(LOAD)]
     rows = [
         [run_name(record), *(figures.get(name) for name in names)] for record in records for figures in record.epochs
     ]

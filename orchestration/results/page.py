@@ -162,6 +162,7 @@ def _facts(results: Results, begun: Begun) -> list[tuple[str, str]]:
     plan = begun.plan
     facts = {
         "command": begun.command,
+        "begun": begun.created,
         "sweep": results.sweep,
         "data": f"{plan.dataset}, {plan.data}",
         "manifest SHA-256": begun.manifest_sha256,

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dfml.telemetry import COLLAPSED
-from orchestration.records import TrialRecord
+from orchestration.records import TrialRecord, router_loads
 from orchestration.results.style import ACCENT, INK, MAIN, SERIES, WRONG, Chart, scale
 from orchestration.results.summary import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOAD = re.compile(r"router_load_(\d+)_(\d+)")
 READABLE = 30  # routers up to which each cell has its number
 
 
@@ -45,6 +42,8 @@ class Loads(NamedTuple):
     @property
     def collapsed(self) -> np.ndarray:
         """Which routers send nearly all their tokens one way (R,)."""
+        from dfml.telemetry import COLLAPSED  # imports torch
+
         return self.share.max(axis=1) > COLLAPSED
 
 
@@ -54,17 +53,9 @@ def load_entropy(share: np.ndarray) -> np.ndarray:
     return np.abs((share * logs).sum(axis=1)) / math.log(share.shape[1])
 
 
-def loads_in(figures: dict[str, float]) -> np.ndarray:
+def loads_in(figures: dict[str, Any]) -> np.ndarray:
     """The loads (R, K) among an epoch's figures; (0, 0) where it has none."""
-    found = {
-        (int(match[1]), int(match[2])): value for name, value in figures.items() if (match := LOAD.fullmatch(name))
-    }
-    if not found:
-        return np.zeros((0, 0))
-    share = np.zeros((1 + max(r for r, _ in found), 1 + max(k for _, k in found)))
-    for place, value in found.items():
-        share[place] = value
-    return share
+    return np.array(router_loads(figures)) if router_loads(figures) else np.zeros((0, 0))
 
 
 def winners_loads(results: Results) -> Loads | None:
@@ -128,6 +119,8 @@ def router_load(results: Results) -> Chart:
 
 
 def _collapsed(count: int, routers: int) -> str:
+    from dfml.telemetry import COLLAPSED  # imports torch
+
     sent = f"sent more than {COLLAPSED:.0%} of them through one sub-block"
     if count == 0:
         return f"None {sent}."

@@ -12,9 +12,9 @@ import torch
 
 from dfml.evaluate import Embedded
 from dfml.metrics import nearest, places_of_first_right
+from orchestration.trials.shown import SHOWN
 
 NEIGHBOURS = 5
-SHOWN = {"random": 6, "right": 4, "surest mistake": 4, "found last": 4}  # queries of each group
 
 
 def examples(embedded: Embedded, seed: int) -> list[dict[str, Any]]:

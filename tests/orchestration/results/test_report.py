@@ -21,7 +21,7 @@ from orchestration.results.gallery import GROUPS, galleries
 from orchestration.results.report import write_report
 from orchestration.results.style import RIGHT, WRONG
 from orchestration.results.summary import Results, load_results
-from orchestration.trials.examples import SHOWN
+from orchestration.trials.shown import SHOWN, picture_of
 from tests.packed import many
 from tests.plans import plan_of
 from tests.sweep_results import SPACE, begun, page_of, record, results_of_trials, trials
@@ -110,9 +110,7 @@ def test_every_figure_is_in_the_page_as_it_is_beside_it(report: tuple[Path, Page
     inside = [base64.b64decode(str(of["src"]).removeprefix("data:image/png;base64,")) for of in images]
     assert sorted(inside) == sorted(file.read_bytes() for file in folder.glob("*.png"))
     assert all(of["alt"] for of in images)
-    assert {f"retrievals_{group.replace(' ', '_')}.png" for group in SHOWN} <= {
-        file.name for file in folder.glob("*.png")
-    }
+    assert {f"{picture_of(group)}.png" for group in SHOWN} <= {file.name for file in folder.glob("*.png")}
 
 
 def test_the_page_loads_nothing_and_runs_nothing(report: tuple[Path, Page, str]) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dfml.evaluate import Embedded
-from orchestration.trials.examples import NEIGHBOURS, SHOWN, examples
+from orchestration.trials.examples import NEIGHBOURS, examples
+from orchestration.trials.shown import SHOWN
 
 QUERIES, GALLERY, CLASSES = 60, 45, 9
 
