@@ -131,7 +131,7 @@ def _lead(results: Results) -> str:
     others = [f"{who} {scores[metric]:.1%}" for who, scores in results.test.items() if who != "winner"]
     beside = f" ({', '.join(others)})" if others else ""
     return (
-        f"Trial {results.winner} won: {describe(results.won.training_recipe())}. {_sentence(words.winner)} for {results.winner_epochs} epochs, it "
+        f"Trial {results.winner} won: {describe(results.won.training_recipe())}. {_sentence(words.winner)} for {results.winner_epochs} epoch{'s' if results.winner_epochs != 1 else ''}, it "
         f"{finds} for {results.test['winner'][metric]:.1%} of the test images{beside}."
     )
 
