@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from dfml.data.cache import Cache
 from dfml.data.dataset import ShardedImages
 from dfml.data.evaluation_set import splits_for_test
 from dfml.data.manifest import read_manifest
+from dfml.image_grid import Cell, Look, draw_grid
 from orchestration.results.style import INK, RIGHT, WRONG
 from orchestration.results.summary import Results
 from orchestration.trials.shown import picture_of
 
-CELL, FRAME, CAPTION, GAP = 168, 5, 40, 14  # pixels, twice of what a page shows
+LOOK = Look(side=168, gap=14, text=14, frame=5, apart=18)  # twice of what a page shows
 
 # By the name of a group (`trials/examples.py`): its title, and how its queries were chosen.
 GROUPS = {
@@ -73,44 +73,19 @@ def galleries(results: Results, cache: Cache) -> list[Gallery]:
 
 
 def _picture(rows: list[dict[str, Any]], queries: ShardedImages, gallery: ShardedImages) -> Image.Image:
-    columns = 1 + max(len(row["nearest"]) for row in rows)
-    width, height = CELL + GAP, CELL + CAPTION + GAP
-    sheet = Image.new("RGB", (columns * width + 2 * GAP, len(rows) * height + GAP), "white")
-    for line, row in enumerate(rows):
-        top = GAP + line * height
+    lines = []
+    for row in rows:
         place = row.get("place")
-        below = f"query, {place} before" if place else "query"
-        _cell(sheet, GAP, top, queries, row["query"], INK, below)
-        for i, (nearest, right, cosine) in enumerate(zip(row["nearest"], row["right"], row["cosine"], strict=True), 1):
+        line = [_cell(queries, row["query"], f"query, {place} before" if place else "query", INK)]
+        for nearest, right, cosine in zip(row["nearest"], row["right"], row["cosine"], strict=True):
             mark, colour = ("✓", RIGHT) if right else ("✗", WRONG)
-            _cell(sheet, 2 * GAP + i * width, top, gallery, nearest, colour, f"{mark} {cosine:.3f}")
-    return sheet
+            line.append(_cell(gallery, nearest, f"{mark} {cosine:.3f}", colour))
+        lines.append(line)
+    return draw_grid(lines, LOOK)
 
 
-def _cell(sheet: Image.Image, x: int, y: int, images: ShardedImages, row: int, colour: str, text: str) -> None:
-    """An image in a frame, its class and a line of text below."""
-    draw = ImageDraw.Draw(sheet)
-    picture = ImageOps.contain(images.glance(row), (CELL - 2 * FRAME, CELL - 2 * FRAME))
-    sheet.paste(picture, (x + (CELL - picture.width) // 2, y + (CELL - picture.height) // 2))
-    draw.rectangle((x, y, x + CELL - 1, y + CELL - 1), outline=colour, width=FRAME)
-    draw.text((x, y + CELL + 3), text, colour, _font())
-    draw.text((x, y + CELL + 21), _fitting(images.class_names[images.labels[row]]), INK, _font())
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """matplotlib's: Pillow's own has no marks, and Latin letters only."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 14)
-
-
-def _fitting(text: str) -> str:
-    font = _font()
-    if font.getlength(text) <= CELL:
-        return text
-    while text and font.getlength(text + "…") > CELL:
-        text = text[:-1]
-    return text + "…"
+def _cell(images: ShardedImages, row: int, text: str, colour: str) -> Cell:
+    return Cell(LOOK.small(images.glance(row)), (text, images.class_names[images.labels[row]]), colour)
 
 
 def png(picture: Image.Image) -> bytes:
