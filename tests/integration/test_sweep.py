@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, sweep_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dfml
 from dfml.data.dataset import ShardedImages
@@ -49,6 +50,17 @@ def test_the_console_tells_every_epoch_trial_and_score(finished: tuple[Sweep, st
     for name in ("winner", "frozen pretrained backbone", "raw pixels"):
         assert name in printed
     assert str(folder / "best") in printed
+
+
+def test_tensorboard_files_hold_every_epoch(finished: tuple[Sweep, str]) -> None:
+    for number in range(3):
+        record = json.loads((finished[0].folder / "trials" / f"{number:03d}" / "record.json").read_text())
+        (folder,) = (finished[0].folder / "tune").glob(f"{number:03d}-*/")
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        for name in ("epoch", "loss", "recall_at_1", "images_per_second", "router_load_0_1"):
+            told = [scalar.value for scalar in events.Scalars(f"ray/tune/{name}")]
+            assert told == pytest.approx([figures[name] for figures in record["epochs"]])
 
 
 def test_the_score_is_that_of_the_stored_model(finished: tuple[Sweep, str], few_emoji: Path) -> None:
