@@ -27,6 +27,7 @@ UNFINISHED = "unfinished"
 BEST = "best"
 REPORT = "report"
 RESULTS = "results.json"
+PAGE = "index.html"
 
 
 def trial_folder(number: int) -> str:

@@ -37,6 +37,8 @@ class TrialRecord(BaseModel):
         began: when it was first started, Unix time.
         placed: when its workers first ran, Unix time.
         ended: when it finished, failed or was stopped, Unix time.
+        seen: when it was last told of, Unix time.
+        paused: seconds between sessions in which it was cut.
         losses: times that it lost workers, or its own process, and went on from its last checkpoint.
         repeated_epochs: epochs that were computed again after such a loss, those that hadn't ended not counted.
     """
@@ -54,6 +56,8 @@ class TrialRecord(BaseModel):
     began: float | None = None
     placed: float | None = None
     ended: float | None = None
+    seen: float | None = None
+    paused: float = 0.0
     losses: int = 0
     repeated_epochs: int = 0
 

@@ -21,7 +21,7 @@ from orchestration.monitoring.metrics import Metrics
 from orchestration.monitoring.wandb_runs import WandbRuns
 from orchestration.plan import Conduct, Plan
 from orchestration.records import TrialRecord, load_records
-from orchestration.results.report import write_report
+from orchestration.results.report import is_written, write_report
 from orchestration.results.summary import Results, best_trial, forget_results, load_results, show
 from orchestration.results.winner import reproduce, results_of, runs_of
 from orchestration.search.asha import ResumableASHA
@@ -59,6 +59,8 @@ def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend
         with hold(sweep, console.say), tracker or nullcontext(), console.live():
             results = _run(plan, sweep, console, conduct, resumed, widened, tracker)
     show(results, console)
+    if not is_written(sweep):
+        _report(plan, results, conduct)  # an earlier session came to its results and no further
     console.say(f"model:  {storage.join(sweep, layout.BEST)}")
     console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
     if tracker is not None:
@@ -130,11 +132,15 @@ def _run(
     for record in [*records, *runs]:
         clear_partial(sweep, record.folder)  # again: what was on its way when a trial was stopped, or a session cut
     results = results_of(plan, sweep, records, winner)
-    write_report(results, begun(sweep), Cache(conduct.cache_folder(), plan.cache_size))
+    results.save()  # before the report: should a figure fail, the same command shows the results and draws again
+    _report(plan, results, conduct)
     if tracker is not None:
         tracker.concluded(runs[0], results.test["winner"])
-    results.save()
     return results
+
+
+def _report(plan: Plan, results: Results, conduct: Conduct) -> None:
+    write_report(results, begun(results.sweep), Cache(conduct.cache_folder(), plan.cache_size))
 
 
 def _labels(plan: Plan) -> dict[str, str]:

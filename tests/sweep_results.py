@@ -129,6 +129,6 @@ def page_of(results: Results, of: Begun | None = None) -> str:
     of = of or begun()
     plan = of.plan
     search = Search(results, plan.space, plan.objectives)
-    better = gain(results, plan.space, plan.defaults().epochs)
+    better = gain(results, plan.space, plan.defaults().epochs, plan.dataset)
     with styled():
         return page(results, of, better, draw(results, search), [], {}, csv_files(results, search, better))

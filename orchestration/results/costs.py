@@ -17,20 +17,22 @@ class Times(NamedTuple):
     waiting: float  # until its workers ran
     training: float
     validation: float
-    other: float  # starting workers, checkpoints, what was lost
+    other: float  # starting workers, checkpoints, scoring on the test images, what was lost
 
     @property
     def total(self) -> float:
         return sum(self)
 
 
-def times(record: TrialRecord) -> Times:
-    training = sum(figures.get("train_seconds", 0.0) for figures in record.epochs)
-    validation = sum(figures.get("validation_seconds", 0.0) for figures in record.epochs)
+def times(record: TrialRecord, copied: bool = False) -> Times:
+    """Of a trial, or a run of the winner; of one that trained nothing (`copied`, see `Results.is_copy`) its epoch isn't its own."""
+    epochs = [] if copied else record.epochs
+    training = sum(figures.get("train_seconds", 0.0) for figures in epochs)
+    validation = sum(figures.get("validation_seconds", 0.0) for figures in epochs)
     if record.began is None or record.ended is None:
         return Times(0.0, training, validation, 0.0)
     waiting = max(0.0, record.placed - record.began) if record.placed is not None else 0.0
-    rest = record.ended - record.began - waiting - training - validation
+    rest = record.ended - record.began - record.paused - waiting - training - validation
     return Times(waiting, training, validation, max(0.0, rest))
 
 
@@ -42,27 +44,27 @@ def duration(seconds: float) -> str:
 
 def cost_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: the search, the winner's runs, both."""
-    search, runs = results.trials, results.runs
-    charged: dict[
-        str, list[list[TrialRecord] | list[Reproduction]]
-    ] = {  # results of before runs were kept have their hours all the same
-        "search": [search],
-        "winner's runs": [results.reproductions],
-        "together": [search, results.reproductions],
-    }
-    timed = {"search": search, "winner's runs": runs, "together": [*search, *runs]}
+    search, runs, earlier = results.trials, results.runs, results.earlier_runs
+    # Results of before runs were kept have their hours all the same.
+    groups: list[tuple[str, list[TrialRecord | Reproduction], list[TrialRecord]]] = [
+        ("search", [*search], search),
+        ("winner's runs", [*results.reproductions], runs),
+    ]
+    if earlier:
+        groups.append(("runs of earlier winners", [*earlier], earlier))
+    groups.append(("together", [each for _, takers, _ in groups for each in takers], [*search, *runs, *earlier]))
     rows = []
-    for name, lists in charged.items():
-        takers = [taker for each in lists for taker in each]
-        records = timed[name]
+    for name, takers, records in groups:
+        copied = [results.is_copy(record) for record in records]
+        clock = sum(times(record, copy).total for record, copy in zip(records, copied, strict=True))
         rows.append(
             [
                 f"{name} ({len(takers)})",
                 hours_shown(sum(taker.cpu_hours for taker in takers)),
                 hours_shown(sum(taker.gpu_hours for taker in takers)),
                 byte_size(sum(taker.s3_bytes for taker in takers)),
-                duration(sum(times(record).total for record in records)),
-                str(sum(len(record.epochs) for record in records)),
+                duration(clock),
+                str(sum(len(record.epochs) for record, copy in zip(records, copied, strict=True) if not copy)),
                 str(sum(record.losses for record in records)),
                 str(sum(record.repeated_epochs for record in records)),
             ]
@@ -114,7 +116,7 @@ def time_of_trials(results: Results) -> Chart:
     colours = {"waiting": GRID, "training": MAIN, "validation": SERIES[1], "other": FAINT}
     for part, colour in colours.items():
         minutes = [getattr(each, part) / 60 for each in spent]
-        label = "start, checkpoints" if part == "other" else part
+        label = "start, checkpoints, losses" if part == "other" else part
         axes.bar(numbers, minutes, bottom=below, width=0.8 if len(spent) < 60 else 1.0, color=colour, label=label)
         below = [a + b for a, b in zip(below, minutes, strict=True)]
     axes.set_xlabel("trial")
@@ -122,4 +124,10 @@ def time_of_trials(results: Results) -> Chart:
     axes.grid(False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return Chart(name, title, "From a trial's start to its end, and what it was spent on.", figure, "trials.csv")
+    return Chart(
+        name,
+        title,
+        "From a trial's start to its end, pauses between sessions left out, and what it was spent on.",
+        figure,
+        "trials.csv",
+    )

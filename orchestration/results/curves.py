@@ -38,7 +38,7 @@ def learning_curves(results: Results) -> Chart:
         colour = ACCENT if won else colours[record.number] if few else MAIN if record.state == "finished" else STOPPED
         label = f"{record.number}: {describe(record.training_recipe())}{_ended(record)}{' – winner' if won else ''}"
         _draw(axes, record, *curves[record.number], colour, won, label if few else None)
-    seeds = [run for run in results.runs if _points(run)[0]]
+    seeds = [run for run in results.runs if _points(run)[0] and not results.is_copy(run)]
     for run in seeds:
         name_once = "winner's recipe, by seed" if run is seeds[0] else None
         axes.plot(

@@ -20,7 +20,7 @@ def csv_files(results: Results, search: Search, gain: Gain) -> dict[str, str]:
         "trials.csv": trials_csv(results),
         "epochs.csv": epochs_csv(results),
         "test.csv": _csv(*_test(results)),
-        "published_recipe.csv": _csv(["name", "published", "winner"], gain.differing),
+        "first_recipe.csv": _csv(["name", "first", "winner"], gain.differing),
         "importances.csv": _csv(
             ["name", "importance"], [] if search.why_no_importances() else list(search.importances().items())
         ),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+FEWEST = 11  # scored trials of which the best tenth is more than one
 TELLING = 50  # scored trials from which on the best tenth is five, below which Optuna calls importances unstable
 
 
@@ -69,9 +70,16 @@ class Search:
 
     def why_no_importances(self) -> str | None:
         """Why nothing can be said of what matters; None where it can."""
-        if len({trial.values[0] for trial in self.scored}) == 1 and len(self.scored) > 1:
+        if reason := self.why_not():
+            return reason
+        if len(self.scored) < FEWEST:
+            return (
+                f"Left out: of {len(self.scored)} trials with a score the best tenth, which is compared with all, is the best alone; "
+                f"from {FEWEST} on it says something."
+            )
+        if len({trial.values[0] for trial in self.scored}) == 1:
             return "Left out: all scores are equal, so that nothing sets the best trials apart."
-        return self.why_not()
+        return None
 
 
 def _study(results: Results, space: SearchSpace, objectives: tuple[Objective, ...]) -> Study:
@@ -206,8 +214,7 @@ def front(search: Search) -> Chart:
     if not search.two:
         return Chart(
             name, title,
-            "Left out: FLOPs were not an objective of this sweep, so that the trials' scores are of the full path, whose FLOPs are the "
-            "backbone's own whatever was searched. A sweep with --objectives recall@1,flops (for a classifier top@1,flops) scores the routed path and "
+            "Left out: FLOPs were not an objective of this sweep. Those of the full path are the backbone's own whatever was searched; a sweep with --objectives recall@1,flops (for a classifier top@1,flops) scores the routed path and "
             "searches for the front.",
         )  # fmt: skip
     if not search.scored:

@@ -47,7 +47,7 @@ ABOUT = {
     "trials.csv": "a line a trial: what was sampled, its score, how it ended, what it took",
     "epochs.csv": "a line an epoch of every trial and of the winner's runs, with all figures but the routers' loads",
     "test.csv": "scores on the test images: the winner, the baselines, each seed, mean and interval",
-    "published_recipe.csv": "where the published recipe and the winner's differ",
+    "first_recipe.csv": "where the recipe tried first, the published one if there is one, and the winner's differ",
     "importances.csv": "how much each searched value mattered",
     "pareto_front.csv": "score and FLOPs of each trial",
     "router_load.csv": "loads of the winner's routers after each epoch",
@@ -75,7 +75,7 @@ def page(
     Args:
         results: of the sweep.
         begun: its `sweep.json`.
-        gain: over the published recipe.
+        gain: over the recipe tried first.
         charts: by the section that they stand in.
         galleries: retrievals.
         pictures: PNG of each chart and gallery that isn't left out, by name.
@@ -144,9 +144,9 @@ def _cards(results: Results, gain: Gain) -> list[tuple[str, str]]:
         each = results.interval[task.metric]
         cards.append((f"{each.mean:.3f} ± {each.half_width:.3f}", f"the same over {each.n} seeds, 95 % interval"))
     if gain.difference is not None:
-        cards.append((f"{gain.difference:+.3f}", f"over the published recipe on {results.scored_on} {task.unit}"))
-    elif gain.published is not None and gain.published.number == results.winner:
-        cards.append(("±0", "the published recipe itself won"))
+        cards.append((f"{gain.difference:+.3f}", f"over {gain.called} on {results.scored_on} {task.unit}"))
+    elif gain.first is not None and gain.first.number == results.winner:
+        cards.append(("±0", f"{gain.called} itself won"))
     for who, scores in results.test.items():
         if who != "winner" and task.metric in scores:
             cards.append(

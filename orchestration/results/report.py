@@ -15,10 +15,11 @@ from orchestration.results.optuna_charts import Search
 from orchestration.results.page import ABOUT, page
 from orchestration.results.style import Chart, png, styled
 from orchestration.results.summary import Results
+from orchestration.trials.shown import picture_of
 
 
 def write_report(results: Results, begun: Begun, cache: Cache) -> None:
-    """Write the files of `report/` except `results.json`, whose presence says that the sweep has ended.
+    """Write the files of `report/` except `results.json`, whose presence says that the sweep has ended; the page last.
 
     Args:
         results: of the sweep.
@@ -27,7 +28,7 @@ def write_report(results: Results, begun: Begun, cache: Cache) -> None:
     """
     plan = begun.plan
     search = Search(results, plan.space, plan.objectives)
-    better = gain(results, plan.space, plan.defaults().epochs)
+    better = gain(results, plan.space, plan.defaults().epochs, plan.dataset)
     shown = gallery.galleries(results, cache)
     with styled():
         charts = draw(results, search)
@@ -39,13 +40,19 @@ def write_report(results: Results, begun: Begun, cache: Cache) -> None:
     files = {
         **{f"{name}.png": picture for name, picture in pictures.items()},
         **{name: text.encode() for name, text in numbers.items()},
-        "index.html": html.encode(),
+        layout.PAGE: html.encode(),
     }
     folder = storage.join(results.sweep, layout.REPORT)
-    for name in {*(f"{chart.name}.png" for chart in drawn), *ABOUT} - set(files):
+    possible = [chart.name for chart in drawn] + [picture_of(group) for group in gallery.GROUPS]
+    for name in {*(f"{name}.png" for name in possible), *ABOUT} - set(files):
         storage.delete(storage.join(folder, name))  # of an earlier session of a sweep that was extended
     for name, content in files.items():
         storage.write(storage.join(folder, name), content)
+
+
+def is_written(sweep: str) -> bool:
+    """Whether the page is there."""
+    return storage.exists(storage.join(sweep, layout.REPORT, layout.PAGE))
 
 
 def draw(results: Results, search: Search) -> dict[str, list[Chart]]:

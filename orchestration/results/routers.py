@@ -86,7 +86,11 @@ def router_load(results: Results) -> Chart:
     name, title = "router_load", "Load of the winner's routers"
     loads = winners_loads(results)
     if loads is None:
-        return Chart(name, title, "Left out: the winner has one sub-block a block, so that its routers choose nothing.")
+        return Chart(
+            name,
+            title,
+            "Left out: the winner's routers choose nothing (one sub-block a block, or a routed_weight of 0).",
+        )
     from matplotlib.figure import Figure
 
     routers, sub_blocks = loads.share.shape

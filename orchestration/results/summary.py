@@ -39,6 +39,7 @@ class Results(BaseModel):
         retrievals: queries with their nearest images, as rows of the test split, or of queries and gallery.
         routers: where in the winner's backbone each router is; empty in results of before there were names.
         runs: records of the winner's runs on all training classes, by seed; likewise.
+        earlier_runs: those of winners that a sweep had before it was extended.
     """
 
     sweep: str
@@ -56,6 +57,11 @@ class Results(BaseModel):
     retrievals: list[dict[str, Any]]
     routers: list[str] = []
     runs: list[TrialRecord] = []
+    earlier_runs: list[TrialRecord] = []
+
+    def is_copy(self, record: TrialRecord) -> bool:
+        """Whether it is a run that trained nothing, for by protocol `paper` the winning trial is what is scored with its seed."""
+        return self.protocol == "paper" and record.number < 0 and record.recipe == self.won.recipe
 
     @property
     def task(self) -> Task:
@@ -82,7 +88,7 @@ class Results(BaseModel):
 
     def cost_in_words(self) -> str:
         """What trials and the winner's runs took together; empty where nothing was counted."""
-        takers: list[TrialRecord | Reproduction] = [*self.trials, *self.reproductions]
+        takers: list[TrialRecord | Reproduction] = [*self.trials, *self.reproductions, *self.earlier_runs]
         hours = {"CPU": sum(each.cpu_hours for each in takers), "GPU": sum(each.gpu_hours for each in takers)}
         size = sum(each.s3_bytes for each in takers)
         parts = [f"{spent:.3g} {kind} hours" for kind, spent in hours.items() if spent]
@@ -107,8 +113,9 @@ def load_results(sweep: str) -> Results | None:
 
 
 def forget_results(sweep: str) -> None:
-    """The sweep goes on: it has no outcome yet."""
+    """The sweep goes on: it has no outcome yet, and a report of what it was."""
     storage.delete(results_place(sweep))
+    storage.delete(storage.join(sweep, layout.REPORT, layout.PAGE))
 
 
 def best_trial(records: list[TrialRecord]) -> TrialRecord | None:

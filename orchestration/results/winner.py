@@ -207,4 +207,5 @@ def results_of(plan: Plan, sweep: str, records: list[TrialRecord], winner: Trial
         retrievals=outcome.retrievals,
         routers=outcome.routers,
         runs=runs,
+        earlier_runs=[record for record in _known_runs(sweep) if all(record.number != run.number for run in runs)],
     )

@@ -85,5 +85,5 @@ def end_cut(records: list[TrialRecord]) -> list[TrialRecord]:
     """Of a search that has ended, the trials that an earlier session cut and for which nothing was left of the budget; now stopped."""
     cut = [record for record in records if record.state == "running"]
     for record in cut:
-        record.state, record.reason, record.ended = "stopped", OVER_BUDGET, time.time()
+        record.state, record.reason, record.ended = "stopped", OVER_BUDGET, record.seen or time.time()
     return cut

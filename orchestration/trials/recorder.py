@@ -73,6 +73,7 @@ class Recorder(tune.Callback):
         return record
 
     def _save(self, record: TrialRecord) -> None:
+        record.seen = time.time()
         self._unsaved[record.number] = record
         self._save_what_is_unsaved()
 
@@ -105,13 +106,15 @@ class Recorder(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._record(trial)
-        record.began = record.began or time.time()
+        now = time.time()
+        record.began = record.began or now
         if record.number in self._started:
             # Tune starts it anew: its own process was lost.
             record.losses += 1
             self._console.lost(record, "the trial's own process has ended unexpectedly")
         else:
             self._started.add(record.number)
+            record.paused += now - record.seen if record.seen is not None else 0.0
             self._console.started(record)
             for follower in self._followers:
                 follower.started(record)

@@ -45,7 +45,7 @@ def sweep() -> Results:
 
 def numbers(results: Results, file: str, objectives: Any = ("score",)) -> list[dict[str, str]]:
     search = Search(results, SPACE, objectives)
-    return list(csv.DictReader(io.StringIO(csv_files(results, search, gain(results, SPACE, 4))[file])))
+    return list(csv.DictReader(io.StringIO(csv_files(results, search, gain(results, SPACE, 4, "mine"))[file])))
 
 
 def axes_of(chart: Chart) -> Any:
@@ -107,7 +107,8 @@ def test_the_history_has_the_scores_of_the_csv_and_the_winner_is_its_best(sweep:
     assert best[-1] == max(scored.values()) == sweep.won.best
 
 
-def test_importances_are_those_of_the_csv_and_of_what_varied(sweep: Results) -> None:
+def test_importances_are_those_of_the_csv_and_of_what_varied() -> None:
+    sweep = results_of_trials(trials(*TOLD, *(("finished", [0.3, 0.4 + 0.02 * i]) for i in range(9))))
     rows = numbers(sweep, "importances.csv")
     with styled():
         axes = axes_of(importances(Search(sweep, SPACE, ("score",))))
@@ -116,7 +117,8 @@ def test_importances_are_those_of_the_csv_and_of_what_varied(sweep: Results) -> 
     assert dict(zip(names, widths, strict=True)) == {row["name"]: float(row["importance"]) for row in rows}
     assert sum(widths) == pytest.approx(1)
     scored = [one.parameters for one in sweep.trials if one.state != "failed"]
-    assert set(names) == {name for name in scored[0] if len({given.get(name) for given in scored}) > 1}
+    searched = {name for given in scored for name in given}
+    assert set(names) == {name for name in searched if len({given.get(name) for given in scored}) > 1}
     assert "lr" in names
 
 
@@ -134,7 +136,8 @@ def test_what_the_score_was_made_of_is_the_most_important() -> None:
     ("told", "said"),
     [
         ([("finished", [0.5]), ("failed", [])], "1 of 2 trials has a score"),
-        ([("finished", [0.5]), ("finished", [0.5])], "all scores are equal"),
+        ([("finished", [0.5]), ("finished", [0.6])], "the best tenth, which is compared with all, is the best alone"),
+        ([("finished", [0.5])] * 11, "all scores are equal"),
     ],
 )
 def test_importances_that_would_say_nothing_are_left_out(told: Any, said: str) -> None:
@@ -143,7 +146,7 @@ def test_importances_that_would_say_nothing_are_left_out(told: Any, said: str) -
     chart = importances(search)
     assert chart.figure is None
     assert said in chart.caption
-    assert "importances.csv" not in csv_files(results, search, gain(results, SPACE, 4))
+    assert "importances.csv" not in csv_files(results, search, gain(results, SPACE, 4, "mine"))
 
 
 def test_alike_configurations_have_neither_importances_nor_parallel_coordinates() -> None:
@@ -262,6 +265,6 @@ def test_no_figure_is_left_open_and_no_setting_changed(sweep: Results) -> None:
     before = dict(matplotlib.rcParams)
     with styled():
         for section in draw(sweep, Search(sweep, SPACE, ("score",))).values():
-            assert all(chart.figure is not None or chart.name == "pareto_front" for chart in section)
+            assert all(chart.figure is not None or chart.name in ("pareto_front", "importances") for chart in section)
     assert pyplot.get_fignums() == []
     assert dict(matplotlib.rcParams) == before

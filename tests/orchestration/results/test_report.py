@@ -141,11 +141,14 @@ def test_every_entry_of_the_contents_has_its_place(report: tuple[Path, Page, str
 
 def test_written_again_a_figure_that_is_left_out_goes(sweep: Results) -> None:
     folder, _, _ = written(sweep)
-    assert (folder / "importances.png").exists()
-    alike = sweep.model_copy(update={"trials": sweep.trials[:1], "winner": 0})
-    written(alike)
-    assert not (folder / "importances.png").exists()
-    assert not (folder / "importances.csv").exists()
+    mistakes, parallel = folder / f"{picture_of('surest mistake')}.png", folder / "parallel_coordinates.png"
+    assert mistakes.exists()
+    assert parallel.exists()
+    found = [row for row in sweep.retrievals if row["drawn"] == "random"]
+    written(sweep.model_copy(update={"trials": sweep.trials[:1], "winner": 0, "retrievals": found}))
+    assert not mistakes.exists()
+    assert not parallel.exists()
+    assert (folder / f"{picture_of('random')}.png").exists()
     assert (folder / "learning_curves.png").exists()
 
 
