@@ -197,7 +197,7 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         budget=parse_budget(arguments.budget) if arguments.budget is not None else None,
         space=read_space(file).fixed(fixed, "the command line").with_absolute_weights(),
     )
-    plan.check(conduct_from(arguments).cache_folder())
+    plan.check(Conduct(cache_dir=_cache_dir(arguments)).cache_folder())
     root = storage.absolute(arguments.storage)
     storage.check_writable(root)
     return plan, storage.join(root, name)
@@ -222,15 +222,22 @@ def _fixed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def conduct_from(arguments: argparse.Namespace) -> Conduct:
-    """How the sweep is to be run."""
-    cache_dir = storage.absolute(str(arguments.cache_dir)) if arguments.cache_dir else None
+    """How the sweep is to be run.
+
+    Raises:
+        InvalidInput: Weights & Biases can't be used as asked.
+    """
     return Conduct(
-        cache_dir=cache_dir,
+        cache_dir=_cache_dir(arguments),
         checkpoint_steps=arguments.checkpoint_steps,
         concurrent_trials=arguments.concurrent_trials,
         min_workers=arguments.min_workers,
         wandb=mode_for(arguments.wandb),
     )
+
+
+def _cache_dir(arguments: argparse.Namespace) -> str | None:
+    return storage.absolute(str(arguments.cache_dir)) if arguments.cache_dir else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class Console:
     @contextmanager
     def live(self) -> Iterator[None]:
         """While trials run: show the table, where there is a terminal. What others write to it meanwhile comes above the table."""
-        if not self._out.is_terminal or os.environ.get("CI"):
+        if not sys.stdout.isatty() or self._out.is_dumb_terminal or os.environ.get("CI"):
             yield
             return
         with Live(self._table, console=self._out, refresh_per_second=2, transient=True):
@@ -89,6 +90,10 @@ class Console:
 
     def fewer_workers(self, record: TrialRecord, now: int, wanted: int) -> None:
         self.say(f"{_title(record)}  runs with {now} of {wanted} workers until there is room for more", style="yellow")
+
+    def placed(self, record: TrialRecord) -> None:
+        """Its workers run; on a terminal the table says so."""
+        self._table.placed(record.number)
 
     def waits(self, number: int, why: str) -> None:
         self._table.waits(number)

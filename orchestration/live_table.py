@@ -10,6 +10,18 @@ from rich.text import Text
 
 from orchestration.records import TrialRecord, describe
 
+# The columns, the most telling first, and the least width of each; the recipe is shortened first. "collapsed": routers that send nearly all tokens one way.
+WIDTHS = {
+    "trial": 5,
+    "state": 8,
+    "epoch": 7,
+    "score": 5,
+    "best": 5,
+    "left": 7,
+    "loss": 7,
+    "collapsed": 9,
+    "recipe": None,
+}
 ENDED_SHOWN = 5  # of the trials that have ended, those with the best scores; running ones are shown all
 
 
@@ -27,6 +39,7 @@ class LiveTable:
         self._records: dict[int, TrialRecord] = {}
         self._last: dict[int, int] = {}  # each trial's last epoch
         self._waits: set[int] = set()
+        self._placed: set[int] = set()  # whose workers have run in this session
         self._began = time.monotonic()
         self._ended_before = 0
 
@@ -37,12 +50,16 @@ class LiveTable:
     def follow(self, record: TrialRecord, last: int | None = None) -> None:
         """Show the record, which grows, from now on; `last` is its last epoch where that is known."""
         self._records[record.number] = record
-        self._waits.discard(record.number)
         if last is not None:
             self._last[record.number] = last
 
     def waits(self, number: int) -> None:
         self._waits.add(number)
+
+    def placed(self, number: int) -> None:
+        """Its workers run."""
+        self._placed.add(number)
+        self._waits.discard(number)
 
     def __rich__(self) -> Table:
         found = [self._records[number] for number in sorted(self._records)]
@@ -50,34 +67,46 @@ class LiveTable:
         running = [record for record in found if record.state == "running"]
         ended = [record for record in found if record.state != "running" and record.number >= 0]
         shown = sorted(ended, key=lambda record: record.best or 0.0, reverse=True)[:ENDED_SHOWN]
-        table = Table(box=box.SIMPLE_HEAD, caption=self._caption(running, ended), caption_justify="left")
+        # Above the rows: where there are more of them than the terminal has lines, the last are cut off.
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=self._title(running, ended),
+            title_justify="left",
+            title_style="bold",
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+        )
         heading = found[0].heading if found else "score"
-        for name in ("trial", "recipe", "state", "epoch", "loss", f"{self._scored_on} {heading}", "best", "left"):
-            number = name not in ("trial", "recipe", "state")
-            table.add_column(name, justify="right" if number else "left", no_wrap=name != "recipe", overflow="fold")
+        for name, width in WIDTHS.items():
+            text = name in ("trial", "recipe", "state")
+            table.add_column(
+                name.replace("score", heading),
+                justify="left" if text else "right",
+                no_wrap=True,
+                min_width=width,  # of a narrow terminal whole columns fall off, never a number's last digits
+                overflow="ellipsis",
+            )
         for record in [*running, *shown]:
             leads = record.number >= 0 and record.best is not None and record.best >= best
             style = "bold green" if leads else "" if record.state == "running" else "dim"
-            table.add_row(*(Text(cell) for cell in self._cells(record)), style=style)
+            table.add_row(*(Text(cell, overflow="ellipsis", no_wrap=True) for cell in self._cells(record)), style=style)
         return table
 
     def _cells(self, record: TrialRecord) -> list[str]:
         epochs = record.epochs
         figures = epochs[-1] if epochs else {}
         last = self._last.get(record.number)
+        state = record.state if record.state != "running" or record.number in self._placed else "starts"
         return [
             str(record.number) if record.number >= 0 else record.folder,
-            describe(record.training_recipe()),
-            "waits"
-            if record.number in self._waits
-            else record.state
-            if epochs or record.state != "running"
-            else "starts",
+            "waits" if record.state == "running" and record.number in self._waits else state,
             f"{figures.get('epoch', 0):.0f}" + (f"/{last}" if last else ""),
-            f"{figures['loss']:.2f}" if "loss" in figures else "",
             f"{figures['score']:.3f}" if "score" in figures else "",
             "" if record.best is None else f"{record.best:.3f}",
             self._left(record),
+            f"{figures['loss']:.2f}" if "loss" in figures else "",
+            f"{figures.get('routers_collapsed', 0):.0f}",
+            describe(record.training_recipe()),
         ]
 
     def _left(self, record: TrialRecord) -> str:
@@ -86,9 +115,9 @@ class LiveTable:
         if record.state != "running" or not record.epochs or last is None:
             return ""
         seconds = [figures["train_seconds"] + figures["validation_seconds"] for figures in record.epochs]
-        return duration((last - len(seconds)) * sum(seconds) / len(seconds))
+        return duration((last - record.epochs[-1]["epoch"]) * sum(seconds) / len(seconds))
 
-    def _caption(self, running: list[TrialRecord], ended: list[TrialRecord]) -> str:
+    def _title(self, running: list[TrialRecord], ended: list[TrialRecord]) -> str:
         passed = time.monotonic() - self._began
         states = [record.state for record in ended]
         kinds = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}

@@ -49,7 +49,7 @@ class Pace:
         seconds = time.perf_counter() - self._began
         peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0
         images = sum_over_ranks(self._values(self._images)).item()
-        waited, memory = max_over_ranks(self._values(self._waited, peak)).tolist()
+        seconds, waited, memory = max_over_ranks(self._values(seconds, self._waited, peak)).tolist()
         return {
             "images_per_second": images / seconds,
             "data_wait_seconds": waited,

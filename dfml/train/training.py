@@ -132,7 +132,7 @@ class Training:
         checkpoint_steps: int = CHECKPOINT_STEPS,
         on_validation: Callable[[], None] | None = None,
     ) -> Iterator[dict[str, float]]:
-        """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks.
+        """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks but for the clock's.
 
         Args:
             last: number of the epoch.
@@ -161,7 +161,7 @@ class Training:
     def _train_epoch(
         self, epoch: int, on_step: OnStep | None, checkpoints: tuple[Callable[[], None], int] | None
     ) -> dict[str, float]:
-        recipe, pace = self.recipe, Pace(self.device)
+        recipe = self.recipe
         batches = self._order(epoch)
         done = self.unfinished.step if self.unfinished else 0
         loader = training_batches(
@@ -182,6 +182,7 @@ class Training:
             totals = {name: total.to(self.device) for name, total in self.unfinished.totals.items()}
             if telemetry is not None:
                 telemetry.resume(self.unfinished.routing)
+        pace = Pace(self.device)
         for step, (pixels, labels) in enumerate(pace.timed(loader), start=done + 1):
             terms = self._train_step(
                 objective, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
@@ -200,10 +201,11 @@ class Training:
                 checkpoints[0]()
         self.unfinished = None
         mean = mean_over_ranks(torch.stack(list(totals.values())) / len(batches)).tolist()
+        speed = pace.figures()  # all steps have been computed now, also on a GPU
         for value in mean:
             self._check_finite(value, epoch, len(batches))
         routers = {} if telemetry is None else telemetry.figures()
-        return {**dict(zip(totals, mean, strict=True)), **routers, **pace.figures()}
+        return {**dict(zip(totals, mean, strict=True)), **routers, **speed}
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):

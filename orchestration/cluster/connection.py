@@ -28,6 +28,7 @@ from orchestration.environment import SETTINGS
 
 __all__ = ["Share", "check_readable", "cluster", "share", "waiting_for"]
 
+OWN = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_SERVICE")  # the driver alone speaks to Weights & Biases
 PATIENCE = 5  # seconds in which a cluster must answer
 SHIPPED = ("dfml", "orchestration")  # packages that workers of a cluster get; no data, no results
 # A watcher of nodes that are about to be taken away: one more process for each trial to start, of no use on one's own machine.
@@ -54,13 +55,15 @@ def cluster() -> Iterator[str]:
     address, remark = find_cluster()
     private = address == "local"
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    context = ray.init(
-        address=address,
-        labels={PRIVATE: "true"} if private else None,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        runtime_env=_runtime_env(private),
-    )
+    environment = _runtime_env(private)
+    with _kept_back():
+        context = ray.init(
+            address=address,
+            labels={PRIVATE: "true"} if private else None,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            runtime_env=environment,
+        )
     try:
         where = "a Ray cluster on this machine" if private else f"the Ray cluster at {address}"
         dashboard = f"; dashboard at http://{context.dashboard_url}" if context.dashboard_url else ""
@@ -72,6 +75,16 @@ def cluster() -> Iterator[str]:
         ray.shutdown()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _kept_back() -> Iterator[None]:
+    """The driver's own secrets are out of the environment, which the daemons of a cluster that is started here, and so its workers, get."""
+    held = {name: os.environ.pop(name) for name in OWN if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
 
 
 def find_cluster() -> tuple[str, str]:

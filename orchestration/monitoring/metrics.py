@@ -45,13 +45,13 @@ class Metrics:
 
     Args:
         labels: `sweep` and `dataset`.
-        records: of the search's trials, those of earlier sessions among them; it grows.
+        records: of earlier sessions' trials.
     """
 
     def __init__(self, labels: dict[str, str], records: list[TrialRecord]) -> None:
         self._labels = labels
-        self._records = records
-        self._followed = {record.number: record for record in records}
+        # What an earlier session cut doesn't run until it is started again.
+        self._followed = {record.number: record for record in records if record.state != "running"}
         texts = {**REACHED, **RUNNING, **TRIAL}
         self._gauges = {name: Gauge(f"dfml_{name}", text, TAGS) for name, text in texts.items()}
         self._load = Gauge("dfml_router_load", "Share of a router's tokens through a sub-block", (*TAGS, "router", "sub_block"))  # fmt: skip
@@ -81,7 +81,7 @@ class Metrics:
         while True:
             for record in list(self._followed.values()):
                 self._tell(record)
-            states = Counter(record.state for record in list(self._records))
+            states = Counter(record.state for record in list(self._followed.values()) if record.number >= 0)
             for state in get_args(State):
                 self._trials.set(states[state], {**self._labels, "state": state})
             if self._ended.wait(AGAIN):

@@ -146,6 +146,7 @@ class Recorder(tune.Callback):
 
     def _workers(self, record: TrialRecord, now: int, lost: str | None, wanted: int) -> None:
         record.placed = record.placed or time.time()
+        self._console.placed(record)
         if lost is not None:
             record.losses += 1
             self._console.lost(record, lost)

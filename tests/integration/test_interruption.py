@@ -44,6 +44,7 @@ def resumed(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     read_until(process, "trial 1  epoch 1/3")
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 5  # raylet, GCS, dashboard, workers, …
+    assert [p.name() for p in family if "WANDB_API_KEY" in p.environ() and "wandb" not in p.name()] == []
     os.killpg(process.pid, signal.SIGINT)
     began = time.monotonic()
     rest, _ = process.communicate(timeout=CLEAN_END)

@@ -8,13 +8,19 @@ import pty
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console as RichConsole
 
 from dfml.recipe import Recipe
+from orchestration.console import Console
+from orchestration.interruption import Interruption
 from orchestration.live_table import LiveTable
 from orchestration.records import TrialRecord
+from orchestration.reports import WORKERS
+from orchestration.trials.recorder import Recorder
 
 RECIPE = Recipe(backbone="vit_tiny_patch16_224", weights="random").model_dump(mode="json")
 
@@ -35,8 +41,8 @@ def record(number: int, scores: list[float], state: Any = "running") -> TrialRec
     return TrialRecord(number=number, parameters={}, recipe=RECIPE, epochs=epochs, state=state)
 
 
-def lines(table: LiveTable) -> list[str]:
-    out = RichConsole(width=120, record=True, file=io.StringIO())
+def lines(table: LiveTable, width: int = 120) -> list[str]:
+    out = RichConsole(width=width, record=True, file=io.StringIO())
     out.print(table)
     return [line.strip() for line in out.export_text().splitlines() if line.strip()]
 
@@ -46,24 +52,55 @@ def test_running_trials_and_the_best_of_those_that_ended_are_shown() -> None:
     for number in range(8):
         table.follow(record(number, [0.1 * number, 0.05], "stopped" if number % 2 else "finished"), last=9)
     table.follow(record(8, [0.2, 0.3, 0.25]), last=9)
+    table.placed(8)
     table.follow(record(9, []))
     found = lines(table)
-    numbers = [line.split()[0] for line in found[:-1] if line.split()[0].isdigit()]
+    assert "2 running  ·  8 of 20 ended (4 finished, 4 stopped early)" in found[0]
+    numbers = [line.split()[0] for line in found[1:] if line.split()[0].isdigit()]
     assert numbers == ["8", "9", "7", "6", "5", "4", "3"]
-    running = next(line for line in found if line.startswith("8 ")).split()
-    assert running[-6:] == ["running", "3/9", "3.00", "0.250", "0.300", "0:06:00"]  # six epochs of a minute are left
-    assert "starts" in next(line for line in found if line.startswith("9 "))
-    assert "2 running  ·  8 of 20 ended (4 finished, 4 stopped early)" in found[-1]
+    running = next(line for line in found[1:] if line.startswith("8 ")).split()
+    # Six epochs of a minute are left.
+    assert running[1:8] == ["running", "3/9", "0.250", "0.300", "0:06:00", "3.00", "0"]
+    assert "starts" in next(line for line in found[1:] if line.startswith("9 "))
 
 
-def test_a_trial_that_waits_says_so_until_it_goes_on() -> None:
-    table = LiveTable(trials=1, scored_on="validation")
-    waiting = record(0, [0.1])
-    table.follow(waiting, last=3)
-    table.waits(0)
-    assert any("waits" in line for line in lines(table))
-    table.follow(waiting, last=3)
-    assert not any("waits" in line for line in lines(table))
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_loses_whole_columns_and_no_digits(width: int) -> None:
+    table = LiveTable(trials=2, scored_on="validation")
+    table.follow(record(0, [0.25] * 40), last=400)
+    table.placed(0)
+    found = lines(table, width)
+    row = next(line for line in found if line.startswith("0 ")).split()
+    whole = ["0", "running", "40/400", "0.250", "0.250", "6:00:00", "3.00", "0"]
+    shown = [cell for cell in row if cell in whole]
+    assert shown == whole[: len(shown)]
+    assert len(shown) >= 6
+    assert len([line for line in found if line.startswith("0 ")]) == 1
+
+
+def test_the_winners_time_left_by_protocol_paper_is_none() -> None:
+    """Its one epoch is the trial's best."""
+    table = LiveTable(trials=1, scored_on="test")
+    scoring = record(-1, [0.5])
+    scoring.epochs[0]["epoch"] = 40
+    table.follow(scoring, last=40)
+    assert "0:00:00" in next(line for line in lines(table) if line.startswith("winner"))
+
+
+def test_a_trial_that_waits_says_so_until_its_workers_run() -> None:
+    """Through the recorder, as Tune's results come in."""
+    console = Console(1)
+    told: Any = SimpleNamespace(
+        trial_id="a", config={"number": 0, "parameters": {}, "recipe": RECIPE, "job": {"epochs": 2, "workers": 2}}
+    )
+    recorder = Recorder("memory", [], console, Interruption(), None, lambda record: None)
+    recorder._save = lambda record: None  # type: ignore[method-assign]  # where it is kept is another test's
+    recorder.on_trial_start(0, [], told)
+    console.waits(0, "no room")
+    assert any("waits" in line for line in lines(console._table))
+    recorder.on_trial_result(0, [], told, {WORKERS: 2})
+    assert any("running" in line for line in lines(console._table)[1:])
+    assert not any("waits" in line for line in lines(console._table))
 
 
 SCRIPT = f"""
