@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def score_on_test(training: Training, test: EvaluationSet, config: dict[str, Any]) -> Outcome:
     """Score the trained model in full, and in the first seed's run the baselines beside it. All ranks must call it.
 
+    The outcome of rank 0 alone has the retrievals to show.
+
     Args:
         training: holds the model.
         test: the images kept for the test.
@@ -47,7 +49,8 @@ def score_on_test(training: Training, test: EvaluationSet, config: dict[str, Any
     outcome.test = embedded.full_score(at, recipe.seed)
     if config["first"]:
         outcome.baselines = _baselines(training, test, at)
-        outcome.retrievals = examples(embedded, recipe.seed)
+        if rank() == 0:  # which stores them; every rank would go through all queries alone for the same
+            outcome.retrievals = examples(embedded, recipe.seed)
     return outcome
 
 
