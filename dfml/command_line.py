@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from dfml import s3, storage
 from dfml.errors import InvalidInput
 from dfml.s3 import Unreachable
 
@@ -83,6 +84,26 @@ def assignment(text: str) -> tuple[str, Any]:
     except yaml.YAMLError:
         pass
     raise InvalidInput(f"--set {text!r} isn't NAME=VALUE: give for example --set lr=3e-4")
+
+
+def check_out(out: str, example: str) -> None:
+    """Before any work is done for it: see that a file can be written to `--out`.
+
+    Args:
+        out: its place, absolute.
+        example: a name that such a file may have.
+
+    Raises:
+        InvalidInput: it can't, or the place is a folder's, or a bucket.
+    """
+    if out.startswith(s3.PREFIX):
+        if not s3.names_object(out):
+            raise InvalidInput(
+                f'--out {out} names no file on S3: give a key that doesn\'t end in "/", such as {storage.join(out, example)}'
+            )
+    elif Path(out).is_dir():
+        raise InvalidInput(f"--out {out} is a folder: name a file, such as {storage.join(out, example)}")
+    storage.check_writable(out.rpartition("/")[0] or "/")
 
 
 def exit_code(work: Callable[[], int | None]) -> int:

@@ -134,6 +134,16 @@ def exists(place: str) -> bool:
     return True
 
 
+def names_object(place: str) -> bool:
+    """Whether a URI names an object: a bucket alone doesn't, nor what ends in "/", as a folder's does.
+
+    Raises:
+        InvalidInput: it names no bucket either.
+    """
+    _, key = _bucket_and_key(place)
+    return bool(key) and not key.endswith("/")
+
+
 def _bucket_and_key(place: str) -> tuple[str, str]:
     bucket, _, key = place.removeprefix(PREFIX).partition("/")
     if not bucket:

@@ -13,7 +13,7 @@ import torch
 
 from dfml import storage
 from dfml.checkpoint import load_identified
-from dfml.command_line import INTERRUPTED, Parser, count, exit_code
+from dfml.command_line import INTERRUPTED, Parser, check_out, count, exit_code
 from dfml.data.progress import ImagesDone
 from dfml.embed.embedding import Bad, Embedded, embed_folder
 from dfml.embed.folder import images_below
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def embed(arguments: argparse.Namespace) -> None:
     root: Path = arguments.images.expanduser().absolute()
     out = storage.absolute(arguments.out)
-    _check_out(out)
+    check_out(out, example="embeddings.parquet")
     paths = images_below(root)
     model, sha256 = load_identified(arguments.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,13 +79,6 @@ def _good(
         done += len(batch.paths) + len(batch.bad)
         progress(done)
         yield batch.paths, batch.embeddings
-
-
-def _check_out(out: str) -> None:
-    """Before anything is embedded: see that the file can be written."""
-    if Path(out).is_dir():
-        raise InvalidInput(f"--out {out} is a folder: name a file, such as {storage.join(out, 'embeddings.parquet')}")
-    storage.check_writable(out.rpartition("/")[0] or "/")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

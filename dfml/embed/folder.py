@@ -10,9 +10,13 @@ from dfml.data.images import UNDECODABLE, decode, undecodable_reason
 from dfml.data.readers.files import image_files
 from dfml.errors import InvalidInput
 
+# The longer side of an image to its shorter one. The shorter is resized to what the model's recipe says before the middle is cut
+# out: 2 × 20,000 pixels would take gigabytes on the way, in each thread, for a crop of what is no picture.
+MOST_ELONGATED = 100
+
 
 class Undecodable(Exception):
-    """The file was read, but it is no image, or a damaged one; the message says why."""
+    """The file was read, but it is no image, a damaged one or one too long for its width; the message says why."""
 
 
 def images_below(root: Path) -> list[str]:
@@ -47,13 +51,19 @@ def read_image(file: Path) -> Image.Image:
 
     Raises:
         InvalidInput: it can't be read. Where a disk is away that goes for all, so none must be left out for it.
-        Undecodable: it can't be decoded.
+        Undecodable: it can't be decoded, or one side is more than `MOST_ELONGATED` times the other.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{file} can't be read ({error.strerror}): put an image there that you may read") from error
     try:
-        return decode(content)
+        image = decode(content)
     except UNDECODABLE as error:
         raise Undecodable(undecodable_reason(error)) from error
+    if max(image.size) > MOST_ELONGATED * min(image.size):
+        width, height = image.size
+        raise Undecodable(
+            f"{width:,} × {height:,} pixels, but the longer side may be at most {MOST_ELONGATED} times the shorter"
+        )
+    return image

@@ -6,16 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from dfml import storage
 from dfml.checkpoint import load_identified
-from dfml.command_line import Parser, exit_code
+from dfml.command_line import Parser, check_out, exit_code
 from dfml.errors import InvalidInput
 from dfml.export.exportable import Exportable, description
-from dfml.export.formats import FORMATS, TRACED_BATCH, require_packages
+from dfml.export.formats import FORMATS, TRACED_BATCH, exporting, require_packages
 from dfml.export.parity import BATCHES, TOLERANCE, largest_difference
 
 
@@ -41,17 +40,16 @@ def export(arguments: argparse.Namespace) -> None:
         raise InvalidInput(
             f"--out {arguments.out} isn't the name of a {arguments.format} file: end it in {chosen.ending}"
         )
-    if Path(out).is_dir():
-        raise InvalidInput(f"--out {out} is a folder: name a file in it")
     require_packages(arguments.format)
-    storage.check_writable(out.rpartition("/")[0] or "/")
+    check_out(out, example=f"model{chosen.ending}")
     model, sha256 = load_identified(arguments.model)
     exportable = Exportable(model).eval()
     said = description(exportable, sha256)
     size = said["preprocessing"]["centre_crop"]
     with storage.writing(out) as partial:
         chosen.write(exportable, torch.zeros(TRACED_BATCH, 3, size, size), said, partial)
-        difference = largest_difference(exportable, chosen.read(partial), size)
+        with exporting():
+            difference = largest_difference(exportable, chosen.read(partial), size)
         if not difference <= TOLERANCE:
             raise InvalidInput(
                 f"what was exported differs from {arguments.model} by up to {difference:.1e}, more than {TOLERANCE:.0e}, so {out} wasn't "

@@ -55,7 +55,7 @@ def require_packages(name: str) -> None:
 
 
 def write_onnx(model: Exportable, example: Tensor, description: dict[str, Any], file: Path) -> None:
-    with _exporting():
+    with exporting():
         program = torch.onnx.export(
             model,
             (example,),
@@ -76,7 +76,7 @@ def read_onnx(file: Path) -> Run:
 
 
 def write_torch_export(model: Exportable, example: Tensor, description: dict[str, Any], file: Path) -> None:
-    with _exporting():
+    with exporting():
         program = torch.export.export(model, (example,), dynamic_shapes={INPUT: {0: Dim("batch")}})
     content = io.BytesIO()  # by a file's name torch also insists on its ending, which one that isn't finished hasn't
     torch.export.save(program, content, extra_files={f"{KEY}.json": json.dumps(description)})
@@ -89,8 +89,11 @@ def read_torch_export(file: Path) -> Run:
 
 
 @contextlib.contextmanager
-def _exporting() -> Iterator[None]:
-    """A recipe may have its blocks compiled, which a graph can't hold; and the exporters' own remarks aren't for users."""
+def exporting() -> Iterator[None]:
+    """For writing a file and comparing it with the model, without the exporters' own remarks, which aren't for users.
+
+    A recipe may have its blocks compiled: a graph can't hold that, and for a comparison it takes longer than all else.
+    """
     levels = {
         logging.getLogger(name): logging.getLogger(name).level for name in ("onnxscript", "onnx_ir", "torch.onnx")
     }

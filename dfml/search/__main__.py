@@ -15,7 +15,7 @@ from rich.table import Table
 
 from dfml import storage
 from dfml.checkpoint import load_identified
-from dfml.command_line import Parser, count, exit_code
+from dfml.command_line import Parser, check_out, count, exit_code
 from dfml.embed.folder import Undecodable, read_image
 from dfml.embed.index_file import open_index
 from dfml.errors import InvalidInput
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
 
 def search(arguments: argparse.Namespace) -> None:
     out = storage.absolute(arguments.out)
-    _check_out(out)
+    if not out.lower().endswith(".png"):
+        raise InvalidInput(f"--out {out} isn't a PNG file's name: end it in .png")
+    check_out(out, example="search.png")
     queries = [(file, _read_query(file)) for file in arguments.query]
     model, sha256 = load_identified(arguments.model)
     with open_index(arguments.index) as index:
@@ -67,7 +69,7 @@ def _read_query(file: Path) -> Image.Image:
     try:
         return read_image(file)
     except Undecodable as error:
-        raise InvalidInput(f"--query {file} can't be decoded ({error}): give an image that Pillow opens") from error
+        raise InvalidInput(f"--query {file} can't be decoded ({error}): mend it, or give another image") from error
 
 
 def _table(query: Path, found: Sequence[Match], root: Path) -> Table:
@@ -79,12 +81,6 @@ def _table(query: Path, found: Sequence[Match], root: Path) -> Table:
         mark = "  (the query itself)" if is_itself(root, match, query) else ""
         table.add_row(str(rank), f"{match.cosine:.3f}", match.path + mark)
     return table
-
-
-def _check_out(out: str) -> None:
-    if not out.lower().endswith(".png"):
-        raise InvalidInput(f"--out {out} isn't a PNG file's name: end it in .png")
-    storage.check_writable(out.rpartition("/")[0] or "/")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ class Match(NamedTuple):
 
 
 def nearest_in(blocks: Iterable[tuple[list[str], np.ndarray]], queries: Tensor, top: int) -> list[list[Match]]:
-    """The most similar images of each query, most similar first, of equals the one that comes first; fewer than `top` where there are fewer.
+    """The most similar images of each query, most similar first; fewer than `top` where there are fewer.
 
     Args:
         blocks: paths and embeddings (n, D), L2-normalised; one of them is in memory at a time.
@@ -34,7 +34,5 @@ def nearest_in(blocks: Iterable[tuple[list[str], np.ndarray]], queries: Tensor, 
         indices, cosines = nearest(queries, min(top, len(paths)), gallery=gallery)
         for query, (rows, values) in enumerate(zip(indices.tolist(), cosines.tolist(), strict=True)):
             found = [Match(paths[row], cosine) for row, cosine in zip(rows, values, strict=True)]
-            best[query] = sorted(best[query] + found, key=lambda match: -match.cosine)[
-                :top
-            ]  # stable: earlier blocks first
+            best[query] = sorted(best[query] + found, key=lambda match: -match.cosine)[:top]
     return best

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dfml.command_line import Parser, assignment, count, exit_code
+from dfml.command_line import Parser, assignment, check_out, count, exit_code
 from dfml.convert import main as convert
 from dfml.data.__main__ import main as data
+from dfml.embed.__main__ import main as embed
 from dfml.errors import InvalidInput
 from dfml.evaluate.__main__ import main as evaluate
+from dfml.export.__main__ import main as export
+from dfml.search.__main__ import main as search
 from dfml.train.__main__ import main as train
 
 COMMANDS = {"dfml.convert": convert, "dfml.data": data, "dfml.evaluate": evaluate, "dfml.train": train}
@@ -47,6 +52,46 @@ def test_defaults_are_said_where_there_are_any(capsys: pytest.CaptureFixture[str
     printed = parser.format_help()
     assert printed.count("(default") == 2
     assert "side (default: 224)" in printed
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("s3://bucket", "such as s3://bucket/a.png"),
+        ("s3://bucket/", "such as s3://bucket/a.png"),
+        ("s3://bucket//", "such as s3://bucket/a.png"),
+        ("s3://bucket/folder/", "such as s3://bucket/folder/a.png"),
+        ("s3:///a.png", "names no bucket"),
+    ],
+)
+def test_a_file_on_s3_needs_a_key(out: str, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        check_out(out, "a.png")
+
+
+def test_a_folder_is_no_file_and_a_new_one_may_hold_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=rf"{tmp_path} is a folder: name a file, such as {tmp_path}/a\.png"):
+        check_out(str(tmp_path), "a.png")
+    check_out(str(tmp_path / "new" / "a.png"), "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+NOWHERE = ["--model", "nowhere"]
+WRITERS = {
+    "dfml.embed": (embed, [*NOWHERE, "--images", "nowhere"], "s3://bucket/folder/"),
+    "dfml.search": (search, [*NOWHERE, "--index", "nowhere", "--query", "nowhere"], "s3://bucket.png"),
+    "dfml.export": (export, [*NOWHERE, "--format", "torch-export"], "s3://bucket.pt2"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_key_is_asked_for_before_anything_is_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main, arguments, out = WRITERS[name]
+    assert main([*arguments, "--out", out]) == 2
+    printed, said = capsys.readouterr()
+    assert printed == ""
+    assert said.startswith(f"error: --out {out} names no file on S3: give a key")
+    assert said.count("\n") == 1
 
 
 def test_exit_code_is_the_works_own() -> None:

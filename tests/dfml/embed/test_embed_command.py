@@ -133,6 +133,20 @@ def test_an_image_that_cannot_be_decoded_is_named_and_nothing_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.parquet", "photos"]
 
 
+def test_an_image_far_longer_than_wide_is_left_out_before_it_is_resized(
+    best: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, size in {"z/most.png": (2, 200), "z/tall.png": (2, 201), "z/wide.png": (20_000, 2)}.items():
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(encoded(Image.new("RGB", size), "PNG"))
+    code = embed(best, photos, tmp_path / "index.parquet")
+    allowed = "but the longer side may be at most 100 times the shorter"
+    refused(code, capsys, f"z/tall.png can't be decoded (2 × 201 pixels, {allowed})", "--skip-bad")
+    assert embed(best, photos, tmp_path / "index.parquet", "--skip-bad") == 0
+    assert pq.read_table(tmp_path / "index.parquet")["path"].to_pylist() == sorted([*IMAGES, "z/most.png"])
+    assert f"left out: z/wide.png (20,000 × 2 pixels, {allowed})\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("batch", ["1", "64"])
 def test_skip_bad_leaves_it_out_names_and_counts_it(
     best: Path, photos: Path, tmp_path: Path, batch: str, capsys: pytest.CaptureFixture[str]

@@ -115,7 +115,7 @@ def test_it_prints_the_nearest_as_a_loop_finds_them_and_draws_them(
 def test_ranking_in_blocks_is_that_of_a_loop_over_all(block: int, top: int) -> None:
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(1000, 8)).astype(np.float32)
-    embeddings[500:] = embeddings[:500]  # of two that are alike the first comes first
+    embeddings[500:] = embeddings[:500]  # equals, which may come in any order, but none twice
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     queries = torch.from_numpy(embeddings[[3, 700]] + 0.1)
     blocks = [
