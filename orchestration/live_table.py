@@ -75,6 +75,7 @@ class LiveTable:
             title_style="bold",
             padding=(0, 1, 0, 0),
             show_edge=False,
+            expand=True,
         )
         heading = found[0].heading if found else "score"
         for name, width in WIDTHS.items():
@@ -85,11 +86,12 @@ class LiveTable:
                 no_wrap=True,
                 min_width=width,  # of a narrow terminal whole columns fall off, never a number's last digits
                 overflow="ellipsis",
+                ratio=None if width else 1,  # the recipe has what is left, and is shortened to it
             )
         for record in [*running, *shown]:
             leads = record.number >= 0 and record.best is not None and record.best >= best
             style = "bold green" if leads else "" if record.state == "running" else "dim"
-            table.add_row(*(Text(cell, overflow="ellipsis", no_wrap=True) for cell in self._cells(record)), style=style)
+            table.add_row(*(Text(cell) for cell in self._cells(record)), style=style)
         return table
 
     def _cells(self, record: TrialRecord) -> list[str]:
