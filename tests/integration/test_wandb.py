@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ def test_a_sweep_is_a_group_and_a_trial_a_run(finished: tuple[Sweep, str], runs:
     (group,) = {run.group for run in runs.values()}
     ids = [run.id for run in runs.values()]
     assert ids == [f"{group}-000", f"{group}-001", f"{group}-002", f"{group}-winner"]
-    assert f"wandb sync {finished[0].folder}/wandb/offline-run-*" in finished[1]
+    found = re.search(r"then wandb sync (\S+)$", finished[1].strip().splitlines()[-1])
+    assert found is not None
+    assert sorted(glob.glob(found[1])) == sorted(str(run.folder) for run in runs.values())
 
 
 def test_a_run_has_its_recipe_and_every_epoch(finished: tuple[Sweep, str], runs: dict[str, OfflineRun]) -> None:
