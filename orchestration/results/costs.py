@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from orchestration.live_table import duration
 from orchestration.records import TrialRecord
 from orchestration.results.reproductions import Reproduction
 from orchestration.results.style import FAINT, GRID, MAIN, SERIES, Chart
@@ -34,12 +35,6 @@ def times(record: TrialRecord, copied: bool = False) -> Times:
     waiting = max(0.0, record.placed - record.began) if record.placed is not None else 0.0
     rest = record.ended - record.began - record.paused - waiting - training - validation
     return Times(waiting, training, validation, max(0.0, rest))
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes, seconds: 1:02:03."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 def cost_table(results: Results) -> tuple[list[str], list[list[str]]]:

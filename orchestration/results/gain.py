@@ -10,6 +10,7 @@ from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
 from orchestration.records import TrialRecord
 from orchestration.results.summary import Results
+from orchestration.results.tables import sentence
 from orchestration.search.space import SearchSpace
 
 # The publication's recipes, where they differ from a recipe's defaults, which are CUB's.
@@ -58,7 +59,7 @@ def gain(results: Results, space: SearchSpace, epochs: int, dataset: str) -> Gai
     differing = differences(first, results.won)
     if first.state == "failed" or first.best is None:
         reason = first.reason or "it came to no score"
-        words = [f"{_sentence(called)} (trial {first.number}) failed, so there is nothing to compare with: {reason}."]
+        words = [f"{sentence(called)} (trial {first.number}) failed, so there is nothing to compare with: {reason}."]
         return Gain(first, called, None, words, differing)
     difference = (results.won.best or 0.0) - first.best
     return Gain(first, called, difference, _words(results, first, called, difference, epochs), differing)
@@ -94,7 +95,7 @@ def _told(recipe: Recipe) -> dict[str, Any]:
 def _itself(results: Results, first: TrialRecord, called: str) -> str:
     scored = [record for record in results.trials if record.state != "failed" and record.best is not None]
     others = [record for record in scored if record.number != first.number]
-    said = f"{_sentence(called)} (trial {first.number}) itself won: of the {len(results.trials) - 1} other trials none was better"
+    said = f"{sentence(called)} (trial {first.number}) itself won: of the {len(results.trials) - 1} other trials none was better"
     if not others:
         return f"{said}."
     second = max(others, key=lambda record: record.best or 0.0)
@@ -111,7 +112,7 @@ def _words(results: Results, first: TrialRecord, called: str, difference: float,
     ran = len(first.epochs)
     if first.state == "stopped":
         words.append(
-            f"{_sentence(called)} was stopped early, after {ran} of {epochs} epochs, so a part of the difference is longer training: after "
+            f"{sentence(called)} was stopped early, after {ran} of {epochs} epochs, so a part of the difference is longer training: after "
             f"as many epochs the winner had {_reached(won, ran):.3f}, {_reached(won, ran) - before:+.3f}."
         )
     if won.state == "stopped":
@@ -144,7 +145,3 @@ def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
     for name, value in recipe.items():
         flat |= {f"{name}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -23,7 +23,15 @@ from orchestration.results.gallery import Gallery
 from orchestration.results.reproductions import in_words, reproduction_table
 from orchestration.results.style import Chart
 from orchestration.results.summary import Results
-from orchestration.results.tables import FRONT, front_table, score_table, trial_columns, trial_rows, trial_title
+from orchestration.results.tables import (
+    FRONT,
+    front_table,
+    score_table,
+    sentence,
+    trial_columns,
+    trial_rows,
+    trial_title,
+)
 from orchestration.search.domains import Choice, Range
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -99,7 +107,7 @@ def page(
         reproductions=reproduction_table(results.reproductions, results.interval) if several else None,
         reproductions_in_words=in_words(results.reproductions, results.protocol) if several else "",
         protocol=results.protocol,
-        protocol_in_words=_sentence(words.rule),
+        protocol_in_words=sentence(words.rule),
         results=results,
         charts=charts,
         galleries=[Chart(each.name, each.title, each.caption) for each in galleries],
@@ -107,7 +115,7 @@ def page(
         front=front_table(results.front_trials(), results.scored_on) if results.front else None,
         front_title=FRONT,
         cost=cost_table(results),
-        cost_in_words=_sentence(results.cost_in_words()),
+        cost_in_words=sentence(results.cost_in_words()),
         saved=saved_in_words(results, epochs),
         elapsed=elapsed_in_words(results),
         trials_title=trial_title(results.trials, results.scored_on),
@@ -131,7 +139,7 @@ def _lead(results: Results) -> str:
     others = [f"{who} {scores[metric]:.1%}" for who, scores in results.test.items() if who != "winner"]
     beside = f" ({', '.join(others)})" if others else ""
     return (
-        f"Trial {results.winner} won: {describe(results.won.training_recipe())}. {_sentence(words.winner)} for {results.winner_epochs} epoch{'s' if results.winner_epochs != 1 else ''}, it "
+        f"Trial {results.winner} won: {describe(results.won.training_recipe())}. {sentence(words.winner)} for {results.winner_epochs} epoch{'s' if results.winner_epochs != 1 else ''}, it "
         f"{finds} for {results.test['winner'][metric]:.1%} of the test images{beside}."
     )
 
@@ -190,10 +198,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "–" if value is None else str(value)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _base64(content: bytes) -> str:

@@ -111,3 +111,8 @@ def score_table(test: dict[str, dict[str, float]]) -> tuple[list[str], list[list
     names = shown_metrics(test["winner"])
     rows = [[who, *(f"{m[name]:.3f}" if name in m else "" for name in names)] for who, m in test.items()]
     return ["", *names.values()], rows
+
+
+def sentence(text: str) -> str:
+    """With a capital."""
+    return text[:1].upper() + text[1:]
