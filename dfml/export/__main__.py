@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     # fmt: off
     add = made.add_argument
     add("--model", required=True, metavar="PLACE", help="the best/ folder of a sweep or a run, or its s3:// URI")
-    add("--format", choices=tuple(FORMATS), default="onnx", help="onnx needs pip install 'dfml[export]'; torch-export is a .pt2 for torch.export.load")
+    add("--format", choices=tuple(FORMATS), default="onnx", help="onnx needs pip install '.[export]'; torch-export is a .pt2 for torch.export.load")
     add("--out", metavar="FILE-or-S3", help="the file, replaced where it is there (default: model.onnx or model.pt2)")
     # fmt: on
     made.epilog = (

@@ -51,7 +51,9 @@ def require_packages(name: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise InvalidInput(f"--format {name} needs the package {package}: pip install 'dfml[export]'") from error
+            raise InvalidInput(
+                f"--format {name} needs the package {package}: pip install '.[export]' in the project's folder"
+            ) from error
 
 
 def write_onnx(model: Exportable, example: Tensor, description: dict[str, Any], file: Path) -> None:

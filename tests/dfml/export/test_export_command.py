@@ -197,7 +197,9 @@ def test_a_missing_package_is_one_sentence(
     monkeypatch.setitem(sys.modules, package, None)  # what Python itself takes for a package that can't be imported
     assert export(best, tmp_path / "model.onnx") == 2
     said = capsys.readouterr().err
-    assert said == f"error: --format onnx needs the package {package}: pip install 'dfml[export]'\n"
+    assert (
+        said == f"error: --format onnx needs the package {package}: pip install '.[export]' in the project's folder\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
