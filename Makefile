@@ -22,7 +22,7 @@ test: setup
 test-clusters: setup
 	$(BIN)/python -m pytest -m clusters
 
-# What people see: the report in Chromium, dashboards, Prometheus (Debian's packages), and the documents' examples followed.
+# What people see and take away: dashboards in Chromium and Prometheus (Debian's packages), the documents' examples followed, exported models.
 test-views: setup
 	$(BIN)/python -m pytest -m views
 

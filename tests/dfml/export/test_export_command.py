@@ -63,6 +63,7 @@ FAMILIES = {"ViT, class token": 3, "DeiT, distilled": 3, "ResNet, bottlenecks": 
 
 
 @pytest.mark.integration
+@pytest.mark.views
 @pytest.mark.parametrize("kind", ENDINGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported_for_any_batch(kind: str, family: str, tmp_path: Path) -> None:
@@ -81,7 +82,9 @@ def test_every_family_is_exported_for_any_batch(kind: str, family: str, tmp_path
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
-ONNX_TAKES_LONG = pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.integration), "torch-export"])
+ONNX_TAKES_LONG = pytest.mark.parametrize(
+    "kind", [pytest.param("onnx", marks=[pytest.mark.integration, pytest.mark.views]), "torch-export"]
+)
 
 
 @ONNX_TAKES_LONG
@@ -116,6 +119,7 @@ def test_a_file_says_how_to_make_of_an_image_what_the_model_makes_of_it(
 
 
 @pytest.mark.integration
+@pytest.mark.views
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_a_classifier_gives_probabilities_of_the_classes_named(kind: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "best", loss="cross_entropy")
