@@ -50,8 +50,8 @@ def mode_for(asked: Mode | None) -> Mode:
     Raises:
         InvalidInput: online is asked for, but there is no key; or W&B can't use what WANDB_* say.
     """
-    if asked == "off":
-        return "off"
+    if asked == "off" or (asked is None and os.environ.get("WANDB_MODE") == "disabled"):
+        return "off"  # before wandb is imported, which takes a second
     import wandb
 
     settings = wandb.Settings()  # not `wandb.setup()`, which starts a process

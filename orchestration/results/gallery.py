@@ -90,5 +90,5 @@ def _cell(images: ShardedImages, row: int, text: str, colour: str) -> Cell:
 
 def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
