@@ -100,7 +100,9 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(kille
     assert (process.returncode, printed) == (2, "")
     assert said.splitlines()[0].startswith("packing 240 images (")
     assert said.splitlines()[1].startswith("a Ray cluster on this machine")
-    (sentence,) = said.splitlines()[2:]
+    (sentence,) = (
+        line for line in said.splitlines()[2:] if not line.startswith("packing: ")
+    )  # a slow machine's progress
     assert sentence.startswith("error: class 3/7.png can't be decoded (not an image of a known format): mend")
     assert not (killed / FILE_NAME).exists()
 
