@@ -129,5 +129,6 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(root: Path, tmp_path: Path) ->
     finally:
         process.kill()
     assert (process.returncode, printed) == (130, "")
-    assert said.splitlines()[2:] == ["stopped; the same command goes on from here"]
+    lines = [line for line in said.splitlines()[2:] if not line.startswith("packing: ")]  # a slow machine's progress
+    assert lines == ["stopped; the same command goes on from here"]
     assert_all_end(family)

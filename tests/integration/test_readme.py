@@ -66,7 +66,11 @@ def test_own_images_become_a_model(tmp_path: Path) -> None:
     said = {}
     for command in commands("Your own images"):
         done = subprocess.run(
-            command.split(), cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+            command.split(),
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         said[" ".join(command.split()[:3])] = done.stdout
@@ -81,7 +85,7 @@ def test_own_images_become_a_model(tmp_path: Path) -> None:
     assert (tmp_path / "sweeps" / "mine" / "report" / "index.html").is_file()
     index = pq.read_table(tmp_path / "embeddings.parquet")
     assert index.num_rows == 240
-    nearest = re.findall(r"│ +\d+ +│ +([\d.]+) +│ (\S+)", said["python -m dfml.search"])
+    nearest = re.findall(r"│ +\d+ +│ +([\d.]+) +│ (.*?) +│", said["python -m dfml.search"])
     assert len(nearest) == 10
     assert {path for _, path in nearest} <= set(index["path"].to_pylist())
     with Image.open(tmp_path / "search.png") as picture:
