@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,14 +88,13 @@ def test_the_winners_time_left_by_protocol_paper_is_none() -> None:
     assert "0:00:00" in next(line for line in lines(table) if line.startswith("winner"))
 
 
-def test_a_trial_that_waits_says_so_until_its_workers_run() -> None:
+def test_a_trial_that_waits_says_so_until_its_workers_run(tmp_path: Path) -> None:
     """Through the recorder, as Tune's results come in."""
     console = Console(1)
     told: Any = SimpleNamespace(
         trial_id="a", config={"number": 0, "parameters": {}, "recipe": RECIPE, "job": {"epochs": 2, "workers": 2}}
     )
-    recorder = Recorder("memory", [], console, Interruption(), None, lambda record: None)
-    recorder._save = lambda record: None  # type: ignore[method-assign]  # where it is kept is another test's
+    recorder = Recorder(str(tmp_path), [], console, Interruption(), None, lambda record: None)
     recorder.on_trial_start(0, [], told)
     console.waits(0, "no room")
     assert any("waits" in line for line in lines(console._table))
