@@ -29,6 +29,7 @@ class TrialRecord(BaseModel):
         recipe: the whole recipe.
         state: "stopped" means early, by ASHA.
         reason: why it failed, or was stopped where not by ASHA.
+        unfit: whether it failed by its own configuration (the loss diverged, memory ran out), so that it would again.
         epochs: each epoch's figures, ascending.
         flops: of an image's inference through the routed path; None where they aren't an objective.
         cpu_hours: hours of CPU cores that its workers held.
@@ -48,6 +49,7 @@ class TrialRecord(BaseModel):
     recipe: dict[str, Any]
     state: State = "running"
     reason: str | None = None
+    unfit: bool = False
     epochs: list[dict[str, Any]] = []
     flops: float | None = None
     cpu_hours: float = 0.0

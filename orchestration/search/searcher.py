@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
 from orchestration.records import State, TrialRecord
-from orchestration.reports import FAILED
+from orchestration.reports import FAILED, UNFIT
 from orchestration.search.objectives import SCORE_ALONE, Objective
 from orchestration.search.sampler import TPEByNumber
 from orchestration.search.space import SearchSpace
@@ -75,6 +75,7 @@ class OptunaSearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         running = self._running[trial_id]
         running.failed |= FAILED in result
+        running.unfit |= result.get(UNFIT, False)
         if BEST_SCORE in result:
             running.epoch, running.score = result["epoch"], result[BEST_SCORE]
             self._trials.report(running.number, running.epoch, running.score)
@@ -90,7 +91,7 @@ class OptunaSearcher(Searcher):
         state: State = "finished" if running.epoch >= self._job["epochs"] else "stopped"
         if error or running.failed or len(values) < len(found):
             state = "failed"
-        self._trials.end(running.number, state, values)
+        self._trials.end(running.number, state, values, unfit=running.unfit)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune saves searchers every few seconds; ours begins from the records, so there is nothing to keep."""
@@ -109,6 +110,7 @@ class _Running:
     score: float | None
     epoch: int = 0
     failed: bool = False
+    unfit: bool = False
 
 
 def _flops(recipe: Recipe) -> float:

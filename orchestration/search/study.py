@@ -31,6 +31,8 @@ from orchestration.search.objectives import Objective, directions, values_of
 from orchestration.search.space import SearchSpace
 
 NAME = "sweep"
+WORST_SCORE = 0.0  # of R@1 and top-1
+VIOLATED = "a trial runs to its end", 1.0  # constraint of Optuna's and by how much an unfit trial violates it
 
 
 class SweepStudy:
@@ -39,6 +41,10 @@ class SweepStudy:
     A trial that ASHA stopped is PRUNED: the running best after each epoch says how far it was, and the sampler ranks it below every
     trial that ran to its end, and among its like by how long it ran. With two objectives Optuna's sampler can't rank pruned
     trials; there it is COMPLETE with the score it had reached, which its best checkpoint has.
+
+    A trial that its own configuration ended (it diverged, memory ran out) is PRUNED with the worst score there is, and violates a
+    constraint, so that the sampler ranks it below all others. As FAIL, which samplers pass over, the search would be drawn to where
+    trials fail: there it would see no trial. FAIL are those that were lost with their machines.
 
     Args:
         storage: empty.
@@ -71,35 +77,48 @@ class SweepStudy:
         """Tell a running trial's best score up to an epoch; again does no harm."""
         self._storage.set_trial_intermediate_value(self._trial(number), epoch, score)
 
-    def end(self, number: int, state: State, reached: list[float] | None, reason: str | None = None) -> None:
+    def end(
+        self, number: int, state: State, reached: list[float] | None, reason: str | None = None, unfit: bool = False
+    ) -> None:
         """Tell how a running trial ended, and its value of each objective, where it has them."""
+        trial = self._trial(number)
         if reason is not None:
-            self._storage.set_trial_user_attr(self._trial(number), "reason", reason)
-        told = self._state(state, reached)
-        self._storage.set_trial_state_values(self._trial(number), told, reached if told != TrialState.FAIL else None)
+            self._storage.set_trial_user_attr(trial, "reason", reason)
+        if unfit:
+            optuna.Trial(self.study, trial).set_constraint(*VIOLATED)
+        told = self._state(state, reached, unfit)
+        self._storage.set_trial_state_values(trial, told, self._values(told, reached, unfit))
 
     def _trial(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
-    def _state(self, state: State, reached: list[float] | None) -> TrialState:
+    def _state(self, state: State, reached: list[float] | None, unfit: bool) -> TrialState:
         if state == "running":
             return TrialState.RUNNING
+        if unfit:
+            return TrialState.PRUNED
         if state == "failed" or reached is None:
             return TrialState.FAIL
         return TrialState.PRUNED if state == "stopped" and len(self._objectives) == 1 else TrialState.COMPLETE
+
+    def _values(self, state: TrialState, reached: list[float] | None, unfit: bool) -> list[float] | None:
+        if unfit:
+            return [WORST_SCORE] if len(self._objectives) == 1 else None
+        return reached if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
         """A record as a trial of this study."""
         parameters = self._space.parameters_in(record.recipe)
         reached = values_of(record, self._objectives)
-        state = self._state(record.state, reached)
+        state = self._state(record.state, reached, record.unfit)
         attributes: dict[str, Any] = {"recipe": record.recipe, "reason": record.reason, "flops": record.flops}
         trial = optuna.trial.create_trial(
             state=state,
-            values=reached if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+            values=self._values(state, reached, record.unfit),
             params=parameters,
             distributions={name: self._distributions[name] for name in parameters},
             user_attrs={name: value for name, value in attributes.items() if value is not None},
+            constraints=dict([VIOLATED]) if record.unfit else None,
             intermediate_values={int(e["epoch"]): e[BEST_SCORE] for e in record.epochs if BEST_SCORE in e},
         )
         trial.datetime_start = datetime.fromtimestamp(record.began or time.time())
@@ -166,7 +185,8 @@ class StudyFile:
                 self._study.report(record.number, int(figures["epoch"]), figures[BEST_SCORE])
         self._told[record.number] = len(record.epochs)
         if record.state != "running":
-            self._study.end(record.number, record.state, values_of(record, self._objectives), record.reason)
+            reached = values_of(record, self._objectives)
+            self._study.end(record.number, record.state, reached, record.reason, record.unfit)
 
     def write(self) -> None:
         """Write the file whole, with all that was told so far."""

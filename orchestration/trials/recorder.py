@@ -16,7 +16,7 @@ from orchestration.console import Console
 from orchestration.follower import Follower
 from orchestration.interruption import Interruption
 from orchestration.records import TrialRecord
-from orchestration.reports import FAILED, FIGURES, LOST, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
+from orchestration.reports import FAILED, FIGURES, LOST, RESUMED, S3_BYTES, UNFIT, WORKER_SECONDS, WORKERS
 from orchestration.search.spent import OVER_BUDGET, Spent
 from orchestration.trials.retention import clear_partial
 
@@ -108,6 +108,7 @@ class Recorder(tune.Callback):
         record = self._record(trial)
         now = time.time()
         record.began = record.began or now
+        record.reason, record.unfit = None, False  # of a try whose end was cut
         if record.number in self._started:
             # Tune starts it anew: its own process was lost.
             record.losses += 1
@@ -134,7 +135,7 @@ class Recorder(tune.Callback):
             record.gpu_hours += hours if job["gpu"] else 0.0
             record.s3_bytes += result.get(S3_BYTES, 0)
         if FAILED in result:
-            record.reason = result[FAILED]
+            record.reason, record.unfit = result[FAILED], result[UNFIT]
         if FIGURES in result:
             if record.add({name: result[name] for name in result[FIGURES]}):
                 self._save(record)

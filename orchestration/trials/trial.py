@@ -13,10 +13,10 @@ from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VA
 from dfml import storage
 from dfml.task import SCORE
 from orchestration import layout
-from orchestration.reports import FAILED
+from orchestration.reports import FAILED, UNFIT
 from orchestration.trials import worker
 from orchestration.trials.rendezvous import Rendezvous
-from orchestration.trials.trainer import TrialTrainer, reason_of
+from orchestration.trials.trainer import TrialTrainer, is_final, reason_of
 
 RESIZE_SECONDS = 15
 MAX_LOSSES = 5  # of workers within one epoch; a node that Ray knows to be taken away (spot) isn't counted
@@ -75,4 +75,5 @@ def _fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], name: s
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        tune.report({FAILED: reason_of(error)})  # raised, it would be tried again as a lost trial is
+        # Raised, it would be tried again as a lost trial is.
+        tune.report({FAILED: reason_of(error), UNFIT: is_final(error)})

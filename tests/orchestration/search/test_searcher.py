@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from dfml.task import BEST_SCORE
-from orchestration.records import TrialRecord
-from orchestration.reports import FAILED
+from orchestration.records import State, TrialRecord
+from orchestration.reports import FAILED, UNFIT
 from orchestration.search.sampler import TPEByNumber
 from orchestration.search.searcher import OptunaSearcher, searcher
 from orchestration.search.space import SearchSpace, build_space
@@ -128,16 +128,19 @@ def test_a_point_that_a_widened_space_adds_to_those_tried_first_is_tried() -> No
     assert (config["number"], config["recipe"]["routers"], config["recipe"]["lr"]) == (4, 2, added["lr"])
 
 
+ENDS: list[tuple[State, bool]] = [("finished", False), ("stopped", False), ("failed", True), ("failed", False)]
+
+
 def told(search: OptunaSearcher) -> list[optuna.trial.FrozenTrial]:
     return search._trials.study.trials
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
-def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_a_failed_one_as_failed(rebuilt: bool) -> None:
+def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_an_unfit_one_with_the_worst_score(rebuilt: bool) -> None:
     """Whether it happened in this session or is read from the records."""
     search = searcher(SPACE, 3, {"epochs": 4}, [])
     records = []
-    for number, last in enumerate([{}, {}, {FAILED: "the loss is nan"}]):
+    for number, last in enumerate([{}, {}, {FAILED: "the loss is nan", UNFIT: True}, {FAILED: "lost", UNFIT: False}]):
         config = search.suggest(str(number))
         assert config is not None
         records.append(record := begun(config))
@@ -146,15 +149,47 @@ def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_a_failed_one_as_f
             search.on_trial_result(str(number), record.epochs[-1])
         # Tune tells the last result again, which needn't be an epoch's.
         search.on_trial_complete(str(number), {"workers": 2, **last})
-        record.state = ("finished", "stopped", "failed")[number]
+        record.state, record.unfit = ENDS[number]
     if rebuilt:
         search = searcher(SPACE, 3, {"epochs": 4}, records)
     trials = told(search)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    assert [trial.value for trial in trials[:2]] == pytest.approx([0.4, 0.2])
-    assert trials[2].values is None
+    assert [trial.state for trial in trials] == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+    ]
+    assert [trial.value for trial in trials[:3]] == pytest.approx([0.4, 0.2, 0.0])
+    assert [any(value > 0 for value in trial.constraints.values()) for trial in trials] == [False, False, True, False]
+    assert trials[3].values is None
     assert trials[1].intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
-    assert search.suggest("next")["number"] == 3  # type: ignore[index]
+    assert search.suggest("next")["number"] == 4  # type: ignore[index]
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+@pytest.mark.parametrize("objectives", [("score",), ("score", "flops")])
+def test_the_search_keeps_away_from_where_trials_diverge(rebuilt: bool, objectives: Any) -> None:
+    """With rates from 2.2e-3 on, a third of the range, diverging after two epochs; a sampler that passes over them goes there."""
+    diverged, later = 0, 0
+    for seed in range(3):
+        records: list[TrialRecord] = []
+        search = searcher(SPACE, seed, {"epochs": 3}, [], objectives)
+        for number in range(35):
+            if rebuilt:
+                search = searcher(SPACE, seed, {"epochs": 3}, records, objectives)
+            config = search.suggest(str(number))
+            assert config is not None
+            records.append(record := begun(config))
+            record.unfit = config["recipe"]["lr"] >= 2.2e-3
+            for epoch in range(1, 3 if record.unfit else 4):
+                score = 0.9 - 0.1 * abs(math.log(config["recipe"]["lr"] / 5e-4))
+                record.add({"epoch": epoch, BEST_SCORE: score * epoch / 3})
+                search.on_trial_result(str(number), record.epochs[-1])
+            record.state = "failed" if record.unfit else "finished"
+            search.on_trial_complete(str(number), {FAILED: "the loss is nan", UNFIT: True} if record.unfit else None)
+        later += 25
+        diverged += sum(record.unfit for record in records[10:])
+    assert diverged < later / 4
 
 
 def test_no_trial_is_suggested_when_the_budget_is_spent() -> None:

@@ -55,7 +55,7 @@ def opened(sweep: Path) -> optuna.Study:
 RECORDS = [
     record(0, [0.1, 0.3, 0.2, 0.4, 0.4, 0.5, 0.5, 0.6], state="finished", began=1.7e9, ended=1.7e9 + 80),
     record(1, [0.1, 0.2], state="stopped"),
-    record(2, [0.1], state="failed", reason="the loss is nan in epoch 2"),
+    record(2, [0.1], state="failed", reason="the loss is nan in epoch 2", unfit=True),
     record(3, [0.1, 0.2, 0.3]),
 ]
 
@@ -64,9 +64,9 @@ def test_the_file_holds_what_the_records_do(tmp_path: Path) -> None:
     StudyFile(str(tmp_path), SPACE, ("score",), RECORDS)
     trials = opened(tmp_path).trials
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
-    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.RUNNING]
     assert [trial.state for trial in trials] == states
-    assert [trial.value for trial in trials] == [0.6, 0.2, None, None]
+    assert [trial.value for trial in trials] == [0.6, 0.2, 0.0, None]
     for trial, one in zip(trials, RECORDS, strict=True):
         assert trial.params == one.parameters
         assert trial.user_attrs["recipe"] == one.recipe
@@ -88,7 +88,7 @@ def test_a_file_that_was_kept_up_is_as_one_made_anew(tmp_path: Path) -> None:
     late, early = record(4, [0.3, 0.4]), record(5, [0.5])
     for one in (early, late):
         kept.update(one)
-    late.state, late.reason = "failed", "out of memory"
+    late.state, late.reason, late.unfit = "failed", "out of memory", True
     early.add({"epoch": 2, BEST_SCORE: 0.8})
     early.state = "stopped"
     for one in (early, late):
@@ -97,7 +97,9 @@ def test_a_file_that_was_kept_up_is_as_one_made_anew(tmp_path: Path) -> None:
 
     def read(name: str) -> list[Any]:
         told = opened(tmp_path / name).trials
-        return [(t.number, t.state, t.values, t.params, t.intermediate_values, t.user_attrs) for t in told]
+        return [
+            (t.number, t.state, t.values, t.params, t.intermediate_values, t.user_attrs, t.constraints) for t in told
+        ]
 
     assert read("kept") == read("anew")
 
@@ -139,7 +141,7 @@ def test_optuna_dashboard_serves_it(tmp_path: Path) -> None:
     finally:
         server.terminate()
         server.wait(timeout=60)
-    assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Fail", "Running"]
+    assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Pruned", "Running"]
     assert [trial.get("values") for trial in trials[:2]] == [[0.6], [0.2]]
     assert {p["name"] for p in trials[0]["params"]} == set(RECORDS[0].parameters)
 
