@@ -45,7 +45,10 @@ class _EndsWith:
 
 
 class _Training(Dataset[Item]):
-    """Augmented images. What augmentation draws depends on (seed, epoch, row) alone: not on workers, ranks or history."""
+    """Augmented images: index i, or i + n times the number of images for the image i that comes for the n-th time again.
+
+    What augmentation draws depends on (seed, epoch, row, n) alone: not on workers, ranks or history.
+    """
 
     def __init__(self, subset: ClassSubset, recipe: Recipe, normalisation: Normalisation, epoch: int) -> None:
         self.subset = subset
@@ -53,9 +56,22 @@ class _Training(Dataset[Item]):
         self.draws = _draws(recipe.seed, epoch, subset.rows)
 
     def __getitem__(self, index: int) -> Item:
-        torch.default_generator.manual_seed(int(self.draws[index]))  # torch.manual_seed also asks for GPUs: 0.1 ms
-        image = self.subset.images.image(int(self.subset.rows[index]))
-        return self.transform(image), int(self.subset.targets[index])
+        again, member = divmod(index, len(self.draws))
+        # torch.manual_seed also asks for GPUs: 0.1 ms
+        torch.default_generator.manual_seed(int(self.draws[member]) + again)
+        image = self.subset.images.image(int(self.subset.rows[member]))
+        return self.transform(image), int(self.subset.targets[member])
+
+
+def _times_before(batches: np.ndarray) -> np.ndarray:
+    """Return how often each index of each batch stands before it in that batch, (steps, batch_size)."""
+    order = np.argsort(batches, axis=1, kind="stable")
+    in_order = np.take_along_axis(batches, order, axis=1)
+    position = np.arange(batches.shape[1])
+    begins = np.concatenate([np.ones((len(batches), 1), dtype=bool), in_order[:, 1:] != in_order[:, :-1]], axis=1)
+    times = np.empty_like(batches)
+    np.put_along_axis(times, order, position - np.maximum.accumulate(begins * position, axis=1), axis=1)
+    return times
 
 
 def _draws(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
@@ -174,7 +190,9 @@ def training_batches(
     workers: int,
 ) -> Batches:
     """This rank's share of global batches (steps, batch_size), augmented: images (B, 3, H, W), targets (B,) int64."""
-    shares = [rank_share(batch, rank, world_size) for batch in batches]
+    # An image that comes twice in a batch, of a class with fewer than K images, is augmented in two ways.
+    items = batches + _times_before(batches) * len(subset.rows)
+    shares = [rank_share(batch, rank, world_size) for batch in items]
     # All ranks of a node fetch for all of them: what one needs first, another has on its way.
     rows = list(subset.rows[batches])
     return Batches(_Training(subset, recipe, normalisation, epoch), subset.images, shares, rows, workers)

@@ -26,10 +26,13 @@ def epoch_batches(
     shards: np.ndarray | None = None,
     window: int | None = None,
 ) -> np.ndarray:
-    """The global batches of an epoch: indices into `targets`, (steps, batch_size), no index twice.
+    """Return the global batches of an epoch: indices into `targets`, (steps, batch_size).
 
-    With `images_per_class` = K each batch holds exactly K images of each of P = batch_size / K classes. What doesn't fill a
-    batch in one chunk goes to the next; what is left after the last is left out of the epoch, and another epoch leaves out others.
+    Without `images_per_class` no index comes twice. With `images_per_class` = K each batch holds K images of each of
+    P = batch_size / K classes; where K doesn't divide a class, the class's last group is filled up with images of it
+    that come again, so that classes with fewer than K images are trained on like others. What doesn't fill a batch in one
+    chunk goes to the next; what is left after the last chunk (images of fewer than P classes) is left out of the epoch,
+    and another epoch leaves out others.
 
     Args:
         targets: class of each image (n,), from 0.
@@ -41,17 +44,19 @@ def epoch_batches(
         window: shards in a chunk, at most; None for no limit.
 
     Raises:
-        InvalidInput: there isn't enough for one batch.
+        InvalidInput: there are too few images, or classes, for one batch.
     """
     rng = np.random.default_rng([seed, epoch])
     found: list[np.ndarray] = []
     left = np.empty(0, dtype=np.int64)
+    to_come = np.bincount(targets, minlength=1)  # images of each class in the chunks that follow
     for chunk in _chunks(shards, window, epoch, len(targets), rng):
         pool = np.concatenate([left, chunk])
         if images_per_class is None:
             batches = _plain(pool, batch_size, rng)
         else:
-            batches = _balanced(targets, pool, batch_size // images_per_class, images_per_class, rng)
+            to_come -= np.bincount(targets[chunk], minlength=len(to_come))
+            batches = _balanced(targets, pool, to_come == 0, batch_size // images_per_class, images_per_class, rng)
         found.append(batches)
         used = np.zeros(len(targets), dtype=bool)
         used[batches.ravel()] = True
@@ -89,24 +94,45 @@ def _plain(pool: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.nd
 
 
 def _balanced(
-    targets: np.ndarray, pool: np.ndarray, classes_per_batch: int, images_per_class: int, rng: np.random.Generator
+    targets: np.ndarray,
+    pool: np.ndarray,
+    complete: np.ndarray,
+    classes_per_batch: int,
+    images_per_class: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """P×K batches of the images in `pool`. Each takes the P classes with the most groups of K left (ties at random): this uses up
-    all classes evenly, and leaves the fewest images over."""
+    """Return P×K batches of the images in `pool`.
+
+    Each batch takes the P classes with the most groups of K left (ties at random): this uses up all classes evenly, and
+    leaves the fewest images over.
+
+    Args:
+        targets: class of each image (n,).
+        pool: indices of the images to draw from.
+        complete: for each class, whether no image of it comes in a later chunk; a remainder of its images is then
+            filled up to a group of K.
+        classes_per_batch: P.
+        images_per_class: K.
+        rng: of the epoch.
+    """
     shuffled = pool[rng.permutation(len(pool))]
     by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]  # images of a class together, shuffled within
-    counts = np.bincount(targets[pool], minlength=1)
-    groups_left = counts // images_per_class
-    next_image = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    counts = np.bincount(targets[pool], minlength=len(complete))
+    groups_left = np.where(complete, -(-counts // images_per_class), counts // images_per_class)
+    first_image = np.cumsum(counts) - counts
+    drawn = np.zeros_like(counts)
     batches = []
     while np.count_nonzero(groups_left) >= classes_per_batch:
         rank = rng.random(len(counts)) - groups_left  # most groups first, ties at random
         chosen = np.argpartition(rank, classes_per_batch - 1)[:classes_per_batch]
         chosen = chosen[np.argsort(rank[chosen])]
-        picks = next_image[chosen, None] + np.arange(images_per_class)  # (P, K)
+        within = (drawn[chosen, None] + np.arange(images_per_class)) % counts[
+            chosen, None
+        ]  # behind the last the first again
+        picks = first_image[chosen, None] + within  # (P, K)
         batches.append(by_class[picks].ravel())
         groups_left[chosen] -= 1
-        next_image[chosen] += images_per_class
+        drawn[chosen] += images_per_class
     if not batches:
         return np.empty((0, classes_per_batch * images_per_class), dtype=np.int64)
     return rng.permutation(np.stack(batches))
@@ -115,10 +141,9 @@ def _balanced(
 def _unfilled(targets: np.ndarray, batch_size: int, images_per_class: int | None) -> str:
     if images_per_class is None:
         return f"batch_size {batch_size} is larger than the {len(targets)} training images: make it smaller"
-    full = np.count_nonzero(np.bincount(targets) >= images_per_class)
     return (
-        f"a batch of {batch_size // images_per_class} classes × {images_per_class} images can't be filled: {full} training classes "
-        f"have {images_per_class} images or more; lower batch_size or images_per_class"
+        f"a batch of {batch_size // images_per_class} classes × {images_per_class} images can't be filled: there are "
+        f"{len(np.unique(targets))} training classes; lower batch_size or raise images_per_class"
     )
 
 

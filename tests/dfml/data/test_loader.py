@@ -58,7 +58,7 @@ def test_going_on_at_any_step_gives_the_very_tensors_in_any_world(
     subset: ClassSubset, tiny_recipe: Recipe, workers: int, world_size: int
 ) -> None:
     batches = epoch_batches(subset.targets, 6, 2, 5, 1)
-    assert len(batches) == 4
+    assert len(batches) == 7
     whole = list(training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0))
     torch.manual_seed(99)
     for step in (0, 1, len(batches) - 1):
@@ -86,6 +86,21 @@ def test_augmentation_differs_by_epoch_seed_and_image(subset: ClassSubset, tiny_
     first = drawn(subset, tiny_recipe, epoch=1)[0][0]
     assert not torch.equal(first, drawn(subset, tiny_recipe, epoch=2)[0][0])
     assert not torch.equal(first, drawn(subset, tiny_recipe.model_copy(update={"seed": 1}), epoch=1)[0][0])
+
+
+def test_an_image_that_comes_twice_in_a_batch_is_augmented_in_two_ways_in_any_world(
+    subset: ClassSubset, tiny_recipe: Recipe
+) -> None:
+    batches = np.array([[3, 5, 3, 3], [5, 3, 6, 7]])
+    whole = [images for images, _ in training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0)]
+    first, again, once_more = whole[0][[0, 2, 3]]
+    assert not torch.equal(first, again)
+    assert not torch.equal(again, once_more)
+    assert not torch.equal(first, once_more)
+    assert torch.equal(whole[1][1], first)
+    for rank in range(2):
+        share = training_batches(subset, batches, tiny_recipe, PLAIN, 1, rank, 2, workers=0)
+        assert all(torch.equal(images, all_[rank::2]) for (images, _), all_ in zip(share, whole, strict=True))
 
 
 def gradient_image(width: int, height: int) -> Image.Image:

@@ -22,13 +22,20 @@ EPOCHS = list(itertools.product((0, 1, 12345), (1, 2, 60)))
 
 @pytest.mark.parametrize("sizes", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
 @pytest.mark.parametrize(("batch_size", "images_per_class"), SHAPES)
-def test_no_index_comes_twice_in_an_epoch(sizes: list[int], batch_size: int, images_per_class: int | None) -> None:
+def test_an_index_comes_twice_in_an_epoch_only_where_k_does_not_divide_its_class(
+    sizes: list[int], batch_size: int, images_per_class: int | None
+) -> None:
     targets = targets_of(sizes)
     for seed, epoch in EPOCHS:
         batches = epoch_batches(targets, batch_size, images_per_class, seed, epoch)
         assert batches.shape[1:] == (batch_size,)
-        assert len(np.unique(batches)) == batches.size
         assert 0 <= batches.min() <= batches.max() < len(targets)
+        k = images_per_class or 1
+        times = np.bincount(batches.ravel(), minlength=len(targets))
+        for label, size in enumerate(np.bincount(targets)):
+            most = 1 if size % k == 0 else -(-k // size) if size < k else 2
+            assert times[targets == label].max(initial=0) <= most
+            assert times[targets == label].sum() <= -(-size // k) * k
 
 
 @pytest.mark.parametrize("sizes", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
@@ -80,10 +87,29 @@ def test_one_huge_class_does_not_shorten_the_epoch() -> None:
     assert len(epoch_batches(targets, 4, 2, 0, 1)) == 20
 
 
+@pytest.mark.parametrize("shards", [1, 7])
+@pytest.mark.parametrize("batch_size", [8, 12, 16])
+def test_classes_of_fewer_than_k_images_are_trained_on(batch_size: int, shards: int) -> None:
+    """200 images in classes of 2, 3 and 5, four of a class in a batch: three epochs draw every one."""
+    targets = targets_of([2, 3, 5] * 20)
+    where = np.random.default_rng(1).integers(0, shards, len(targets))
+    for seed in range(5):
+        epochs = [epoch_batches(targets, batch_size, 4, seed, epoch, where) for epoch in (1, 2, 3)]
+        assert len(np.unique(np.concatenate(epochs))) == 200
+        for batch in np.concatenate(epochs):
+            assert np.unique(targets[batch], return_counts=True)[1].tolist() == [4] * (batch_size // 4)
+
+
+def test_a_filled_up_group_repeats_no_image_more_often_than_it_must() -> None:
+    (batch,) = epoch_batches(np.repeat([0, 1, 2], [2, 3, 4]), 12, 4, 0, 1)
+    assert sorted(np.unique(batch, return_counts=True)[1].tolist()) == [1, 1, 1, 1, 1, 1, 2, 2, 2]
+
+
 def test_what_is_left_out_changes_with_the_epoch() -> None:
-    targets = targets_of([5] * 8)
-    left_out = [frozenset(range(40)) - set(epoch_batches(targets, 8, 2, 0, epoch).ravel()) for epoch in range(1, 40)]
-    assert frozenset().union(*left_out) == set(range(40))
+    targets = targets_of([4] * 9)
+    left_out = [frozenset(range(36)) - set(epoch_batches(targets, 8, 2, 0, epoch).ravel()) for epoch in range(1, 40)]
+    assert {len(left) for left in left_out} == {4}
+    assert frozenset().union(*left_out) == set(range(36))
 
 
 def test_every_image_comes_up_within_some_epochs_when_shuffled_plainly() -> None:
@@ -102,8 +128,8 @@ def test_shares_of_the_ranks_are_disjoint_and_together_the_batch(world_size: int
 
 @pytest.mark.parametrize(
     ("sizes", "batch_size", "images_per_class"),
-    [([3, 3], 7, None), ([9, 9], 6, 2), ([1] * 20, 4, 2), ([8, 1, 1], 8, 4)],
-    ids=["more than all", "more classes than there are", "no class large enough", "one class large enough"],
+    [([3, 3], 7, None), ([9, 9], 6, 2), ([8, 0], 8, 4)],
+    ids=["more than all", "more classes than there are", "a class without an image"],
 )
 def test_batch_that_cannot_be_filled_is_refused(
     sizes: list[int], batch_size: int, images_per_class: int | None
@@ -144,12 +170,12 @@ def test_each_epoch_is_a_permutation_but_for_the_stated_remainder(
     for seed, epoch in itertools.product(SEEDS, (1, 2, 7)):
         batches = epoch_batches(targets, batch_size, images_per_class, seed, epoch, shards, window)
         left = np.setdiff1d(np.arange(len(targets)), batches)
-        assert len(np.unique(batches)) == batches.size == len(targets) - len(left)
         if images_per_class is None:
+            assert len(np.unique(batches)) == batches.size == len(targets) - len(left)
             assert len(left) < batch_size
-        else:  # groups of K of fewer than P classes
-            full = np.bincount(targets[left], minlength=1) >= images_per_class
-            assert np.count_nonzero(full) < batch_size // images_per_class
+        else:  # of fewer than P classes; each class's last group may have been filled up
+            assert len(np.unique(targets[left])) < batch_size // images_per_class
+            assert batches.size - len(np.unique(batches)) <= (images_per_class - 1) * len(np.unique(targets))
             for batch in batches:
                 _, counts = np.unique(targets[batch], return_counts=True)
                 assert counts.tolist() == [images_per_class] * (batch_size // images_per_class)
@@ -173,7 +199,8 @@ def test_ranks_share_each_batch_and_another_world_goes_on_with_the_same(
 
     for seed in range(5):
         whole = run(1, seed)
-        assert all(len(set(step)) == batch_size for step in whole)
+        if images_per_class is None:
+            assert all(len(set(step)) == batch_size for step in whole)
         for world_size, first in itertools.product(range(1, 9), range(0, len(whole), 3)):
             assert run(world_size, seed, first) == whole[first:]
 
@@ -243,5 +270,5 @@ def test_a_subset_of_the_images_may_leave_out_shards(batch_size: int, images_per
     targets, shards = data_set(LAYOUTS["uneven"])
     kept = ~np.isin(shards, [0, 4, 10])
     batches = epoch_batches(targets[kept], batch_size, images_per_class, 0, 1, shards[kept], window=2)
-    assert len(np.unique(batches)) == batches.size
+    assert images_per_class or len(np.unique(batches)) == batches.size
     assert batches.max() < np.count_nonzero(kept)
