@@ -72,9 +72,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--workers-per-trial",
         type=count,
-        default=2,
         metavar="W",
-        help="DDP workers: one CPU core, or GPU, each at least",
+        help="DDP workers: one CPU core, or GPU, each at least (default: 2, or 1 where the cluster has room for no more)",
     )
     add(
         "--min-workers",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestration.cluster.share import Share
+from orchestration.cluster.share import DEFAULT_WORKERS, Share
 from orchestration.plan import Plan
 from orchestration.records import TrialRecord
 from orchestration.search.asha import REDUCTION_FACTOR, first_rung
@@ -43,6 +43,8 @@ def forecast(plan: Plan, share: Share, records: list[TrialRecord]) -> list[str]:
     workers = f"{share.workers} worker(s)" + (
         f" ({share.min_workers} if nodes are lost)" if share.min_workers < share.workers else ""
     )
+    if plan.workers_per_trial is None:
+        workers += f", as many as fit up to {DEFAULT_WORKERS} (--workers-per-trial sets them),"
     stops = (
         f"ASHA may stop a trial after epoch {', '.join(map(str, steps))} of {recipe.epochs}"
         if steps

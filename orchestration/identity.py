@@ -47,6 +47,13 @@ def begun(sweep: str) -> Begun:
     return Begun.model_validate_json(storage.read(storage.join(sweep, layout.SWEEP)))
 
 
+def with_its_workers(plan: Plan, sweep: str) -> Plan:
+    """Return the plan, with the workers per trial that the sweep was begun with if the plan leaves them open."""
+    if plan.workers_per_trial is not None or not storage.exists(storage.join(sweep, layout.SWEEP)):
+        return plan
+    return plan.model_copy(update={"workers_per_trial": begun(sweep).plan.workers_per_trial})
+
+
 def store(plan: Plan, sweep: str) -> None:
     """Write `sweep.json`, with which a sweep begins; of one that is widened, anew."""
     content = {

@@ -36,7 +36,7 @@ class Plan(BaseModel):
     data: str
     cache_size: int | None = None  # bytes on each node; a part of the plan, since it decides in which order images come
     trials: int
-    workers_per_trial: int
+    workers_per_trial: int | None = None  # until a cluster is known, None where what fits is to be taken
     seed: int
     protocol: Literal["holdout", "paper"] = "holdout"
     reproductions: int = 1  # seeds with which the winner is trained on all training classes
@@ -70,8 +70,23 @@ class Plan(BaseModel):
         manifest = read_manifest(self.data)
         manifest.split("train")
         splits_for_test(manifest, self.defaults().task)
+        if self.workers_per_trial is not None:
+            self.check_workers(self.workers_per_trial)
         self._check_batches(ShardedImages(self.data, "train", Cache(cache_folder, self.cache_size)).labels)
         self._check_routers()
+
+    def check_workers(self, workers: int) -> None:
+        """Check that each of a trial's workers gets an image of every batch.
+
+        Raises:
+            InvalidInput: a batch that may be sampled is too small.
+        """
+        smallest = min(self.space.values_of("batch_size") or [self.defaults().batch_size])
+        if smallest < workers:
+            raise InvalidInput(
+                f"batch_size {smallest} is smaller than --workers-per-trial {workers}, which would leave a worker without an image: make "
+                "one larger or the other smaller"
+            )
 
     def _check_batches(self, labels: np.ndarray) -> None:
         """See that every batch shape can be filled from the classes that trials train on."""
@@ -84,11 +99,6 @@ class Plan(BaseModel):
             for images_per_class in self.space.values_of("images_per_class") or [defaults.images_per_class]:
                 shape = {"batch_size": batch_size, "images_per_class": images_per_class}
                 recipe = recipe_from({**defaults.model_dump(), **shape})
-                if recipe.batch_size < self.workers_per_trial:
-                    raise InvalidInput(
-                        f"batch_size {recipe.batch_size} is smaller than --workers-per-trial {self.workers_per_trial}, which would leave a "
-                        "worker without an image: make one larger or the other smaller"
-                    )
                 epoch_batches(targets, recipe.batch_size, recipe.images_per_class, self.seed, epoch=1)
 
     def _check_routers(self) -> None:

@@ -14,7 +14,7 @@ from orchestration.cluster.share import Share, share
 from orchestration.console import Console
 from orchestration.follower import Follower
 from orchestration.forecast import forecast
-from orchestration.identity import begun, is_stored, is_widened, store
+from orchestration.identity import begun, is_stored, is_widened, store, with_its_workers
 from orchestration.interruption import Interruption
 from orchestration.lease import hold
 from orchestration.monitoring.metrics import Metrics
@@ -47,6 +47,7 @@ def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend
         InvalidInput: the plan can't be run here.
         Interrupted: the user asked to stop; the same call goes on from there.
     """
+    plan = with_its_workers(plan, sweep)
     widened = extend and is_widened(plan, sweep)
     resumed = widened or is_stored(plan, sweep)
     tracker = None
@@ -73,6 +74,7 @@ def dry_run(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: 
     Raises:
         InvalidInput: as `run_sweep`.
     """
+    plan = with_its_workers(plan, sweep)
     widened = extend and is_widened(plan, sweep)
     resumed = widened or is_stored(plan, sweep)
     records = load_records(sweep) if resumed else []
@@ -81,6 +83,7 @@ def dry_run(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: 
         return
     with cluster() as where:
         part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
+        plan.check_workers(part.workers)
         console.say(where)
         for line in forecast(plan, part, records):
             console.say(line)
@@ -104,6 +107,9 @@ def _run(
     with cluster() as where, Metrics(_labels(plan), records) as metrics:
         interruption.install()
         part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
+        plan.check_workers(part.workers)
+        told = forecast(plan, part, records)
+        plan = plan.model_copy(update={"workers_per_trial": part.workers})
         check_readable(plan.data)
         for weights in plan.weights_files():
             check_readable(weights)
@@ -112,11 +118,11 @@ def _run(
             forget_results(sweep)  # before the plan is that of another sweep than the results
         if not resumed or widened:
             store(plan, sweep)
-        console.say(where)
-        for line in forecast(plan, part, records):
+        for line in [where, *told]:
             console.say(line)
         console.say(f"results in {sweep}")
         if tracker is not None:
+            tracker.plan = plan
             console.say(f"Weights & Biases: {tracker.where}")
         job = _job(plan, sweep, part) | conduct.model_dump(include={"cache_dir", "checkpoint_steps"})
         followers: list[Follower] = [metrics, *([tracker] if tracker is not None else [])]

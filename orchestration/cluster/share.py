@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from dfml.errors import InvalidInput
 from orchestration.cluster.capacity import Limits, Nodes, grown, limits, present, workers_on
 
+DEFAULT_WORKERS = 2  # of a trial, where so many fit: DDP is then tried even by the demo
+
 
 @dataclass(frozen=True)
 class Share:
@@ -27,14 +29,14 @@ class Share:
     min_workers: int
 
 
-def share(workers: int, concurrent: int | None = None, min_workers: int | None = None) -> Share:
+def share(workers: int | None, concurrent: int | None = None, min_workers: int | None = None) -> Share:
     """Divide the connected cluster, as large as its autoscaler may make it, among trials.
 
     Each worker gets a GPU where there are any, and an equal part of the cores of its node. Without GPUs one trial at a time, unless
     `concurrent` says otherwise: each sample of the search then knows all earlier results, and a seed decides all.
 
     Args:
-        workers: Train workers of a trial.
+        workers: Train workers of a trial; None for as many as fit, at most DEFAULT_WORKERS.
         concurrent: trials at once; by default as many as fit on GPUs, one on CPUs.
         min_workers: with how few a trial may run; by default `workers`.
 
@@ -45,17 +47,23 @@ def share(workers: int, concurrent: int | None = None, min_workers: int | None =
 
 
 def divide(
-    now: list[Nodes], limits: Limits, workers: int, concurrent: int | None = None, min_workers: int | None = None
+    now: list[Nodes],
+    limits: Limits,
+    workers: int | None,
+    concurrent: int | None = None,
+    min_workers: int | None = None,
 ) -> Share:
     """As `share`, of a cluster that has the nodes `now` and may grow to `limits`."""
     nodes = grown(now, limits)
     gpu = any(each.gpus for each in nodes)
+    room = workers_on(nodes, 1, gpu)
+    if workers is None:
+        workers = max(1, min(DEFAULT_WORKERS, room))
     least = workers if min_workers is None else min_workers
     if not 1 <= least <= workers:
         raise InvalidInput(
             f"--min-workers {least} isn't between 1 and --workers-per-trial {workers}: with how few workers may a trial go on?"
         )
-    room = workers_on(nodes, 1, gpu)
     if least > room:
         flag = f"--workers-per-trial {workers}" if min_workers is None else f"--min-workers {least}"
         needs = "a GPU and a core of the same node" if gpu else "a core"

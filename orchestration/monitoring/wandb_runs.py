@@ -90,7 +90,7 @@ class WandbRuns:
     """Follows a sweep.
 
     Args:
-        plan: of the sweep.
+        plan: of the sweep; to be set again when the cluster is known, which may decide the workers.
         sweep: its folder or URI; the files are kept there, in `wandb/`, where it is a folder, else in that of WANDB_DIR or of this one.
         mode: not "off".
         console: told once if something fails; the sweep then goes on without.
@@ -99,7 +99,7 @@ class WandbRuns:
     """
 
     def __init__(self, plan: Plan, sweep: str, mode: Literal["online", "offline"], console: Console) -> None:
-        self._plan = plan
+        self.plan = plan
         self._sweep = sweep
         self._mode = mode
         self._console = console
@@ -118,7 +118,7 @@ class WandbRuns:
 
         Known once the sweep's folder is there. One of the same name elsewhere, or begun anew, is another.
         """
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._plan.name)[:64]
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.plan.name)[:64]
         return f"{name}-{hashlib.sha256(f'{self._sweep} {created(self._sweep)}'.encode()).hexdigest()[:8]}"
 
     @property
@@ -176,10 +176,10 @@ class WandbRuns:
         config = {
             **recipe.model_dump(mode="json"),
             "parameters": dict(record.parameters),
-            "dataset": self._plan.dataset,
-            "data": self._plan.data,
-            "protocol": self._plan.protocol,
-            "workers": self._plan.workers_per_trial,
+            "dataset": self.plan.dataset,
+            "data": self.plan.data,
+            "protocol": self.plan.protocol,
+            "workers": self.plan.workers_per_trial,
         }
         return config, describe(recipe)
 
@@ -206,7 +206,7 @@ class WandbRuns:
             id=f"{self.group}-{folder}",
             name=f"trial {number}" if number >= 0 else folder,
             job_type="trial" if number >= 0 else "winner",
-            tags=[self._plan.dataset[:TAG], self._plan.protocol],
+            tags=[self.plan.dataset[:TAG], self.plan.protocol],
             notes=notes,
             config=config,
             dir=self._directory,

@@ -54,3 +54,9 @@ def test_the_forecast_tells_trials_resources_and_epochs() -> None:
     assert "4 worker(s) (2 if nodes are lost) of 8 CPU core(s) and a GPU; 2 at once" in lines
     assert "at most 120" in lines
     assert "with 3 seeds: up to 60 epochs more" in lines
+    assert "as many as fit" not in lines
+    chosen = "\n".join(forecast(plan(workers_per_trial=None), Share(1, 8, True, 1, 1), []))
+    assert (
+        "each trial: 1 worker(s), as many as fit up to 2 (--workers-per-trial sets them), of 8 CPU core(s) and a GPU"
+        in chosen
+    )

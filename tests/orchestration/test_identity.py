@@ -12,7 +12,7 @@ from dfml.data.manifest import manifest_sha256
 from dfml.data.packing import pack
 from dfml.errors import InvalidInput
 from orchestration.identity import begun as what_begun
-from orchestration.identity import is_stored, is_widened, store
+from orchestration.identity import is_stored, is_widened, store, with_its_workers
 from orchestration.plan import Plan, git_revision
 from orchestration.search.budget import Budget
 from orchestration.search.space import SearchSpace, build_space
@@ -158,6 +158,15 @@ def test_a_budget_may_be_raised_or_dropped(before: Budget, now: Budget | None, g
     else:
         with pytest.raises(InvalidInput, match="budget"):
             is_widened(plan(budget=now), str(tmp_path))
+
+
+def test_workers_that_are_left_open_are_those_that_the_sweep_was_begun_with(tmp_path: Path) -> None:
+    open_ = plan(workers_per_trial=None)
+    assert with_its_workers(open_, str(tmp_path)) == open_
+    store(plan(workers_per_trial=3), str(tmp_path))
+    assert is_stored(with_its_workers(open_, str(tmp_path)), str(tmp_path))
+    with pytest.raises(InvalidInput, match="workers_per_trial = 3, now it is 2"):
+        is_stored(with_its_workers(plan(workers_per_trial=2), str(tmp_path)), str(tmp_path))
 
 
 def test_a_sweep_that_was_never_begun_cant_be_extended(tmp_path: Path) -> None:

@@ -53,6 +53,31 @@ def test_trials_at_once_are_the_users_choice_within_the_room() -> None:
         divide(LAPTOP, Limits(), 2, concurrent=5)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpu"),
+    [
+        ([Nodes(HERE, 1, 1, 0)], 1, False),
+        (LAPTOP, 2, False),
+        ([Nodes(HERE, 1, 8, 1)], 1, True),  # a workstation
+        ([HEAD, Nodes(HERE, 1, 8, 1)], 1, True),
+        ([FOUR_GPUS], 2, True),
+        ([Nodes(HERE, 1, 1, 4)], 1, True),
+    ],
+)
+def test_workers_that_are_not_asked_for_are_as_many_as_fit_up_to_two(
+    nodes: list[Nodes], workers: int, gpu: bool
+) -> None:
+    part = divide(nodes, Limits(), None)
+    assert (part.workers, part.min_workers, part.gpu) == (workers, workers, gpu)
+
+
+def test_workers_that_are_not_asked_for_need_one_core_all_the_same() -> None:
+    with pytest.raises(
+        InvalidInput, match="--workers-per-trial 1 is more than the cluster can place: it has 0 CPU cores"
+    ):
+        divide([HEAD], Limits(), None)
+
+
 def test_an_elastic_trial_needs_its_fewest_workers_only() -> None:
     assert divide([FOUR_GPUS], Limits(), 8, min_workers=2) == Share(8, 8, True, 1, 2)
     with pytest.raises(InvalidInput, match="--min-workers 5 is more than the cluster can place"):
