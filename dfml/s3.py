@@ -134,6 +134,29 @@ def exists(place: str) -> bool:
     return True
 
 
+def folders(place: str) -> list[str]:
+    """Return the names that follow `place` and a slash in keys and end with a slash: its folders. Raises as `get`."""
+    return sorted({key.split("/", 1)[0] for key in _keys(place) if "/" in key})
+
+
+def delete_folder(place: str) -> None:
+    """Remove the objects whose keys begin with `place` and a slash. Raises as `get`."""
+    for key in _keys(place):
+        delete(f"{place}/{key}")
+
+
+def _keys(place: str) -> list[str]:
+    """Return what follows `place` and a slash in the keys that begin so."""
+    bucket, key = _bucket_and_key(place)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+
+    def listed() -> list[str]:
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [found["Key"].removeprefix(prefix) for page in pages for found in page.get("Contents", [])]
+
+    return _patiently(listed, place)
+
+
 def names_object(place: str) -> bool:
     """Whether a URI names an object: a bucket alone doesn't, nor what ends in "/", as a folder's does.
 

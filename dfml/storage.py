@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -97,6 +98,22 @@ def delete_empty(folder: str) -> None:
     if not _on_s3(folder):
         with contextlib.suppress(OSError):  # it isn't there, or not empty
             Path(absolute(folder)).rmdir()
+
+
+def folders(place: str) -> list[str]:
+    """Return the names of the folders in a folder or URI, sorted; none where it isn't there."""
+    if _on_s3(place):
+        return s3.folders(place)
+    path = Path(absolute(place))
+    return sorted(each.name for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
+
+
+def delete_folder(place: str) -> None:
+    """Remove a folder with all that is in it."""
+    if _on_s3(place):
+        s3.delete_folder(place)
+    else:
+        shutil.rmtree(absolute(place))
 
 
 def _on_s3(place: str) -> bool:

@@ -12,6 +12,7 @@ from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
+from orchestration.layout import check_uri
 from orchestration.monitoring.wandb_runs import MODES, mode_for
 from orchestration.plan import Conduct, Plan
 from orchestration.results.protocols import PROTOCOLS
@@ -178,6 +179,9 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
     name = arguments.name or arguments.dataset
     if "/" in name or name.startswith("."):
         raise InvalidInput(f"--name {name!r} isn't a folder's name: give one without '/' that doesn't start with '.'")
+    root = storage.absolute(arguments.storage)
+    check_uri(root)
+    check_uri(storage.join(root, name))
     objectives = objectives_from(arguments.objectives)
     if "flops" in objectives:
         # A front of accuracy against FLOPs is one of the path whose FLOPs are counted.
@@ -197,7 +201,6 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         space=read_space(file).fixed(fixed, "the command line").with_absolute_weights(),
     )
     plan.check(Conduct(cache_dir=_cache_dir(arguments)).cache_folder())
-    root = storage.absolute(arguments.storage)
     storage.check_writable(root)
     return plan, storage.join(root, name)
 

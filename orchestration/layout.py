@@ -14,6 +14,16 @@ best/                   the model: model.safetensors, config.json, README.md
 report/                 results.json, index.html, and beside it each figure as PNG and the numbers as CSV
 """
 
+from __future__ import annotations
+
+import re
+
+from dfml.errors import InvalidInput
+
+# Parts of a URI that pyarrow reads as boto3 does.
+BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+FOLDER = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@-]+")
+
 SWEEP = "sweep.json"
 LEASE = "lease.json"
 ELAPSED = "elapsed.json"
@@ -28,6 +38,27 @@ BEST = "best"
 REPORT = "report"
 RESULTS = "results.json"
 PAGE = "index.html"
+
+
+def check_uri(place: str) -> None:
+    """Check that a storage or a sweep on S3 is the same place for boto3 and for pyarrow, through which Ray writes.
+
+    pyarrow decodes URIs: `#` ends one and `%20` is a space in it, so that Ray's files would lie, and be deleted, elsewhere.
+
+    Raises:
+        InvalidInput: names what can't be in it. A local folder may have any name.
+    """
+    if "://" not in place:
+        return
+    bucket, *folders = place.partition("://")[2].rstrip("/").split("/")
+    if not bucket:
+        raise InvalidInput(f"{place!r} names no bucket: give s3://bucket/folder")
+    for part, allowed in ((bucket, BUCKET), *((folder, FOLDER) for folder in folders)):
+        if not allowed.fullmatch(part) or part in (".", ".."):
+            raise InvalidInput(
+                f"a sweep can't lie at {place!r}: Ray would read {part!r} in it as another place. In --storage s3://… and --name use "
+                "letters, digits and - _ . ~ ! $ & ' ( ) * + , ; = : @ (in a bucket's name letters, digits and - _ .)"
+            )
 
 
 def trial_folder(number: int) -> str:

@@ -7,14 +7,14 @@ whole; no other is ever resumed from, and here the others are removed.
 from __future__ import annotations
 
 import json
+import re
 
-from pyarrow import fs
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from dfml import storage
 from orchestration import layout
 
-CHECKPOINT = "checkpoint_"  # begins the names of Ray's checkpoint folders
+CHECKPOINT = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+")  # as Ray names a checkpoint's folder
 SNAPSHOT = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 
@@ -30,13 +30,10 @@ def clear_partial(sweep: str, trial: str) -> list[str]:
     """
     place = storage.join(sweep, layout.TRIALS, trial)
     whole = whole_checkpoints(place)
-    system, path = fs.FileSystem.from_uri(place)
-    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    folders = [info for info in found if info.type == fs.FileType.Directory]
-    removed = [info for info in folders if info.base_name not in whole and _removable(info.base_name)]
-    for info in removed:
-        system.delete_dir(info.path)
-    return sorted(info.base_name for info in removed)
+    removed = [name for name in storage.folders(place) if name not in whole and _is_ours(name)]
+    for name in removed:
+        storage.delete_folder(storage.join(place, name))
+    return removed
 
 
 def whole_checkpoints(place: str) -> set[str]:
@@ -56,5 +53,6 @@ def whole_checkpoints(place: str) -> set[str]:
     return {result["checkpoint_dir_name"] for result in results}
 
 
-def _removable(name: str) -> bool:
-    return name.startswith(CHECKPOINT) or name == layout.UNFINISHED
+def _is_ours(name: str) -> bool:
+    """Whether Ray or a trial's worker made the folder: another's is never removed."""
+    return CHECKPOINT.fullmatch(name) is not None or name == layout.UNFINISHED

@@ -142,3 +142,13 @@ def test_a_relative_folder_is_made_absolute_and_a_uri_kept(tmp_path: Path, monke
     assert storage.absolute("runs/../a") == str(tmp_path / "a")
     assert storage.absolute("~/a") == "/home/someone/a"
     assert storage.absolute("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_folders_are_listed_and_deleted_with_all_that_is_in_them_and_nothing_beside(place: str) -> None:
+    assert storage.folders(place) == []
+    for file in ("a/1", "a/b/2", "ab/3", "a b#%/4", "5"):
+        storage.write(storage.join(place, file), b"content")
+    assert storage.folders(place) == ["a", "a b#%", "ab"]
+    storage.delete_folder(storage.join(place, "a"))
+    assert storage.folders(place) == ["a b#%", "ab"]
+    assert storage.exists(storage.join(place, "5"))

@@ -11,6 +11,8 @@ import pytest
 from dfml.data.datasets import REPOSITORY
 from orchestration.cli import main, parser, plan_from
 from orchestration.search.budget import Budget
+from tests.s3.places import client_of, new_bucket, use
+from tests.s3.servers import Server
 
 
 def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:
@@ -98,6 +100,39 @@ def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixtu
 def test_a_storage_of_an_unknown_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--storage", "ftp://host/sweeps"]) == 2
     assert "s3://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--extend"]])
+@pytest.mark.parametrize(
+    ("storage", "name", "part"),
+    [
+        ("s3://{}/models", "#1", "#1"),
+        ("s3://{}/models", "a%20b", "a%20b"),
+        ("s3://{}/models", "größe", "größe"),
+        ("s3://{}/models", "v?", "v?"),
+        ("s3://{}/my sweeps", "a", "my sweeps"),
+        ("s3://{}/a#b/c", "a", "a#b"),
+        ("s3://{}//c", "a", ""),
+    ],
+)
+def test_a_place_on_s3_that_ray_would_read_as_another_is_refused_before_anything_is_written(
+    storage: str,
+    name: str,
+    part: str,
+    more: list[str],
+    moto: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(moto, monkeypatch)
+    bucket = new_bucket(moto)
+    client_of(moto).put_object(Bucket=bucket, Key="models/checkpoint_old/weights.pt", Body=b"mine")
+    assert main(["--storage", storage.format(bucket), "--name", name, *more]) == 2
+    said = capsys.readouterr().err
+    assert f"Ray would read {part!r} in it as another place" in said
+    assert said.count("\n") == 1
+    kept = client_of(moto).list_objects_v2(Bucket=bucket)["Contents"]
+    assert [found["Key"] for found in kept] == ["models/checkpoint_old/weights.pt"]
 
 
 def test_the_command_itself_leaves_with_code_2_and_no_traceback(tmp_path: Path) -> None:

@@ -15,13 +15,16 @@ from dfml import storage
 from orchestration.trials.retention import SNAPSHOT, clear_partial, whole_checkpoints
 from orchestration.trials.scratch import PREFIX, clear_stale, scratch
 
+KEPT = ("checkpoint_2026-11-26_17-18-14.789606", "checkpoint_2026-11-26_17-18-20.100000")
+PARTIAL = "checkpoint_2026-11-26_17-18-31.000001"
+
 
 def write_trial(sweep: str) -> str:
     trial = storage.join(sweep, "trials", "003")
-    for folder in ("checkpoint_a", "checkpoint_b", "checkpoint_partial", "unfinished/0002_5"):
+    for folder in (*KEPT, PARTIAL, "checkpoint_old", "unfinished/0002_5"):
         storage.write(storage.join(trial, folder, "model.safetensors"), b"weights")
-    results = [{"checkpoint_dir_name": "checkpoint_a"}]
-    state = {"checkpoint_results": results, "latest_checkpoint_result": {"checkpoint_dir_name": "checkpoint_b"}}
+    results = [{"checkpoint_dir_name": KEPT[0]}]
+    state = {"checkpoint_results": results, "latest_checkpoint_result": {"checkpoint_dir_name": KEPT[1]}}
     storage.write(storage.join(trial, SNAPSHOT), json.dumps(state).encode())
     storage.write(storage.join(trial, "record.json"), b"{}")
     return trial
@@ -30,11 +33,12 @@ def write_trial(sweep: str) -> str:
 def test_only_what_the_snapshot_names_is_left(place: str) -> None:
     sweep = place
     trial = write_trial(sweep)
-    assert whole_checkpoints(trial) == {"checkpoint_a", "checkpoint_b"}
-    assert clear_partial(sweep, "003") == ["checkpoint_partial", "unfinished"]
-    for name in ("checkpoint_a/model.safetensors", "checkpoint_b/model.safetensors", "record.json", SNAPSHOT):
+    assert whole_checkpoints(trial) == set(KEPT)
+    assert clear_partial(sweep, "003") == [PARTIAL, "unfinished"]
+    of_another = "checkpoint_old/model.safetensors"
+    for name in (*(f"{kept}/model.safetensors" for kept in KEPT), of_another, "record.json", SNAPSHOT):
         assert storage.exists(storage.join(trial, name))
-    for name in ("checkpoint_partial/model.safetensors", "unfinished/0002_5/model.safetensors"):
+    for name in (f"{PARTIAL}/model.safetensors", "unfinished/0002_5/model.safetensors"):
         assert not storage.exists(storage.join(trial, name))
     assert clear_partial(sweep, "003") == []
 
