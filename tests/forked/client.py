@@ -1,0 +1,126 @@
+"""Asks the server for processes, as subprocess asks the operating system."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+INTERPRETER = Path(__file__).parent / "interpreter"  # its sitecustomize.py stands between Ray and its workers
+START_SECONDS = 120
+
+
+class Popen(subprocess.Popen[str]):
+    """As subprocess's, in text mode; the server forks the process, and says how it ended."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        assert command[0] == sys.executable, command
+        options.pop("text", None)
+        super().__init__(command, text=True, **options)
+
+    def _execute_child(self, *given: Any) -> None:
+        args, cwd, env = given[0], given[5], given[6]
+        p2cread, _, _, c2pwrite, _, errwrite = pipes = given[10:16]
+        request = {
+            "command": [str(word) for word in args[1:]],
+            "cwd": str(cwd or Path.cwd()),
+            "environment": {str(name): str(value) for name, value in (os.environ if env is None else env).items()},
+        }
+        fds = [own if fd == -1 else fd for own, fd in enumerate((p2cread, c2pwrite, errwrite))]
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._server.connect(str(server() / "socket"))
+        socket.send_fds(self._server, [json.dumps(request).encode()], fds)
+        self.pid = int(self._server.recv(64))
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        self._learn(0)
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int:
+        self._learn(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self.returncode
+
+    def _learn(self, timeout: float | None) -> None:
+        """Take what the server says of the process's end."""
+        if self.returncode is None and select.select([self._server], [], [], timeout)[0]:
+            said = self._server.recv(64)
+            self._server.close()
+            self.returncode = int(said) if said else -signal.SIGKILL  # the server itself has gone
+
+
+def run(
+    command: list[str],
+    *,
+    capture_output: bool = False,
+    check: bool = False,
+    timeout: float | None = None,
+    **options: Any,
+) -> subprocess.CompletedProcess[str]:
+    """As subprocess's, in text mode."""
+    if capture_output:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Popen(command, **options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(command, process.returncode, output, errors)
+    if check:
+        done.check_returncode()
+    return done
+
+
+@functools.cache
+def server() -> Path:
+    """This test process's server, started now if it wasn't before: the folder of its socket."""
+    folder = Path(tempfile.mkdtemp(prefix="forked-", dir="/tmp"))  # a socket's path must be short
+    command = [sys.executable, "-m", "tests.forked.server", str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # It ends when its input does, that is, with this process.
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    end = time.monotonic() + START_SECONDS
+    while not (folder / "socket").exists():
+        assert process.poll() is None, "the server has ended"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return folder
+
+
+def start() -> None:
+    """Start the server before it is needed."""
+    server()
+
+
+def workers() -> dict[str, str]:
+    """Environment variables with which the workers of a Ray cluster are forked."""
+    path = [str(INTERPRETER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"DFML_FORKED": str(server()), "PYTHONPATH": os.pathsep.join(path)}
+
+
+def ancestors(process: psutil.Process) -> list[psutil.Process]:
+    """A process's parents; where it was forked for another process (a worker of Ray's), that process and its parents."""
+    stands_for = server() / str(process.pid)
+    if stands_for.exists():
+        one = psutil.Process(int(stands_for.read_text()))
+        return [one, *one.parents()]
+    return process.parents()
