@@ -101,5 +101,5 @@ def test_the_models_command_line_exports_it(finished: tuple[Sweep, str], tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "exported to" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    (embeddings,) = session.run(None, {"images": np.zeros((3, 3, 32, 32), np.float32)})
+    (embeddings,) = session.run(None, {"images": np.zeros((3, 3, 64, 64), np.float32)})
     assert embeddings.shape == (3, 96)
