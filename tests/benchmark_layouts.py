@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +15,20 @@ from scipy.io import savemat
 TRAIN, TEST, IMAGES = 5, 3, 3  # classes and images a class
 
 
-def draw(path: Path, number: int, seed: int) -> None:
-    """A noisy JPEG in the class's own colours."""
+@functools.cache
+def jpeg(number: int, seed: int) -> bytes:
+    """Noise in a class's own colours."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3)).repeat(20, 0).repeat(16, 1)
     noisy = np.clip(coarse + np.random.default_rng(seed).normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noisy).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def draw(path: Path, number: int, seed: int) -> None:
+    """Write a noisy JPEG in the class's own colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noisy).save(path, "JPEG")
+    path.write_bytes(jpeg(number, seed))
 
 
 def cub(root: Path) -> None:

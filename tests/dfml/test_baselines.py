@@ -23,7 +23,9 @@ def test_raw_pixels_are_averages_of_unit_length() -> None:
 
 
 def test_frozen_backbone_is_the_pretrained_one_without_the_recipes_head(tiny_recipe: Recipe) -> None:
-    recipe = tiny_recipe.model_copy(update={"weights": "pretrained", "embedding_size": 16})
+    recipe = tiny_recipe.model_copy(
+        update={"backbone": "tf_efficientnet_lite0", "weights": "pretrained", "embedding_size": 16}
+    )
     embedders = baselines(recipe)
     assert set(embedders) == {"frozen pretrained backbone", "raw pixels"}
     with torch.inference_mode():

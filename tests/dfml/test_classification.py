@@ -26,10 +26,11 @@ from dfml.objective import Objective
 from dfml.recipe import recipe_from
 from dfml.train import Training
 from tests.benchmark_layouts import draw
+from tests.dfml.factorized.backbones import randomised
 
 CPU = torch.device("cpu")
 VALUES = {
-    "backbone": "tf_efficientnet_lite0",
+    "backbone": "test_resnet",
     "weights": "random",
     "loss": "cross_entropy",
     "routers": 2,
@@ -96,12 +97,10 @@ def test_top_1_and_top_5_are_those_of_a_sort_and_ties_count_against_the_model() 
 @torch.inference_mode()
 def test_classifier_of_the_weights_is_timms(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=6).eval()
+    model = timm.create_model("test_vit", img_size=32, num_classes=6).eval()
     model.head.weight.normal_()
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    recipe = recipe_from(
-        {**VALUES, "backbone": "vit_tiny_patch16_224", "routers": 3, "weights": str(tmp_path / "w.pth")}
-    )
+    recipe = recipe_from({**VALUES, "backbone": "test_vit", "weights": str(tmp_path / "w.pth")})
     images = torch.randn(3, 3, 32, 32)
     given = build_model(recipe, class_names="abcdef").eval().logits(images)
     torch.testing.assert_close(given, model(images), rtol=1e-4, atol=1e-4)
@@ -112,7 +111,9 @@ def test_classifier_of_the_weights_is_timms(tmp_path: Path) -> None:
 def test_loss_is_cross_entropy_on_both_paths() -> None:
     torch.manual_seed(0)
     recipe = recipe_from({**VALUES, "label_smoothing": 0.1, "routed_weight": 0.3})
-    objective = Objective(build_model(recipe, class_names="abcd"), 4).double().train()
+    model = build_model(recipe, class_names="abcd")
+    randomised(model)
+    objective = Objective(model, 4).double().train()
     images, labels = torch.randn(5, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 3, 2, 2, 1])
     terms = objective(images, labels)
     both = objective.model.both_paths(images)

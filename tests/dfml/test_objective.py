@@ -10,6 +10,7 @@ from torch import Tensor
 from dfml.embedding_model import build_model
 from dfml.objective import Objective
 from dfml.recipe import Recipe
+from tests.dfml.factorized.backbones import randomised
 
 CLASSES = 5
 LABELS = torch.tensor([0, 0, 3, 3, 1, 1])
@@ -25,7 +26,9 @@ def recipe(tiny_recipe: Recipe) -> Recipe:
 @pytest.fixture
 def objective(recipe: Recipe) -> Objective:
     torch.manual_seed(0)
-    return Objective(build_model(recipe), CLASSES).double().train()
+    model = build_model(recipe)
+    randomised(model)
+    return Objective(model, CLASSES).double().train()
 
 
 def images() -> Tensor:

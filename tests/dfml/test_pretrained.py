@@ -16,7 +16,7 @@ from torch import Tensor
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone
 
-VIT = "vit_tiny_patch16_224"
+VIT = "test_vit"
 
 
 def state(classes: int = 0, image_size: int = 32) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ def test_random_weights_need_no_file() -> None:
 
 
 def test_image_size_sets_the_position_embedding_of_a_vit() -> None:
-    assert create_backbone(VIT, "random", 64).pos_embed.shape == (1, 1 + 4 * 4, 192)
+    assert create_backbone(VIT, "random", 64).pos_embed.shape == (1, 1 + 4 * 4, 64)
 
 
 def test_weights_of_another_image_size_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from dfml.recipe import recipe_from
 DEIT = "deit_tiny_distilled_patch16_224"
 
 
-def deit(**options: object) -> nn.Module:
+@functools.cache
+def deit() -> nn.Module:
     torch.manual_seed(3)
-    model = timm.create_model(DEIT, img_size=32, **options)
+    model = timm.create_model(DEIT, img_size=32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -39,6 +41,12 @@ def converted(tmp_path: Path, file: str = "in.pth", nested: bool = True, routers
     arguments = ["--input", str(tmp_path / file), "--output", str(out), "--routers", str(routers)]
     assert main(arguments) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted file."""
+    return converted(tmp_path_factory.mktemp("converted"))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -65,8 +73,8 @@ def test_sub_blocks_of_a_converted_file_add_up_to_the_dense_attention(tmp_path: 
 
 
 @torch.inference_mode()
-def test_model_of_a_converted_file_is_timms(tmp_path: Path) -> None:
-    recipe = recipe_from({"backbone": DEIT, "weights": str(converted(tmp_path)), "image_size": 32})
+def test_model_of_a_converted_file_is_timms(pth: Path) -> None:
+    recipe = recipe_from({"backbone": DEIT, "weights": str(pth), "image_size": 32})
     images = torch.randn(2, 3, 32, 32)
     expected = deit().forward_head(deit().forward_features(images), pre_logits=True)
     torch.testing.assert_close(build_model(recipe).eval().backbone(images), expected, rtol=1e-4, atol=1e-4)
@@ -79,9 +87,8 @@ def test_output_is_written_in_the_format_its_ending_says(tmp_path: Path) -> None
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["out.pth", "out.safetensors"]
 
 
-def test_trained_file_of_the_publication_keeps_its_biases_and_routers(tmp_path: Path) -> None:
-    path = converted(tmp_path)
-    state = read(path)
+def test_trained_file_of_the_publication_keeps_its_biases_and_routers(pth: Path, tmp_path: Path) -> None:
+    state, path = read(pth), tmp_path / "trained.pth"
     state["blocks.0.attn.gate.weight"], state["blocks.0.gate.weight"] = torch.randn(3, 192), torch.randn(3, 192)
     state["blocks.0.mlp2.fc2.bias"] += 1.0
     torch.save({"model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, path)
@@ -93,8 +100,8 @@ def test_trained_file_of_the_publication_keeps_its_biases_and_routers(tmp_path: 
         assert torch.equal(block.attn_sum.bias[k - 1], state[f"blocks.0.attn.proj{k}.bias"])
 
 
-def test_another_number_of_sub_blocks_than_the_recipes_is_refused(tmp_path: Path) -> None:
-    recipe = recipe_from({"backbone": DEIT, "weights": str(converted(tmp_path)), "image_size": 32, "routers": 1})
+def test_another_number_of_sub_blocks_than_the_recipes_is_refused(pth: Path) -> None:
+    recipe = recipe_from({"backbone": DEIT, "weights": str(pth), "image_size": 32, "routers": 1})
     with pytest.raises(InvalidInput, match="has 3 sub-blocks a block, 1 are asked for"):
         build_model(recipe)
 
@@ -109,11 +116,11 @@ def test_another_number_of_sub_blocks_than_the_recipes_is_refused(tmp_path: Path
     ],
 )
 def test_input_that_can_not_be_converted_is_refused_and_nothing_written(
-    content: object, arguments: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: object, arguments: list[str], reason: str, pth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = tmp_path / "in.pth", tmp_path / "sub" / "x.pth"
     if content == "converted":
-        source = converted(tmp_path)
+        source = pth
     elif content is not None:
         torch.save({"model": deit().state_dict()} if content == "deit" else content, source)
     assert main(["--input", str(source), "--output", str(out), *arguments]) == 2

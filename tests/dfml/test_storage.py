@@ -8,8 +8,9 @@ import pytest
 
 from dfml import storage
 from dfml.errors import InvalidInput
+from tests.s3.places import CEPH
 
-on_s3 = pytest.mark.parametrize("place", ["moto", "ceph"], indirect=True)
+on_s3 = pytest.mark.parametrize("place", ["moto", CEPH], indirect=True)
 
 
 def test_what_is_written_is_read(place: str) -> None:

@@ -14,7 +14,7 @@ from dfml.factorized import BothPaths
 from dfml.recipe import Recipe, recipe_from
 from dfml.telemetry import RouterTelemetry
 
-RECIPE = {"backbone": "vit_tiny_patch16_224", "weights": "random", "image_size": 32, "routers": 3, "blocks": "1,4"}
+RECIPE = {"backbone": "test_vit3", "weights": "random", "image_size": 32, "routers": 3, "blocks": "1,4"}
 
 
 @pytest.fixture

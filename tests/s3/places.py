@@ -73,7 +73,11 @@ def new_bucket(server: Server) -> str:
     return name
 
 
-@pytest.fixture(params=["folder", "moto", "ceph"])
+CEPH = pytest.param("ceph", marks=pytest.mark.integration)  # starting it takes 20 seconds of a core
+PLACES = ("folder", "moto", CEPH)
+
+
+@pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty place to write to."""
     if request.param == "folder":

@@ -15,6 +15,13 @@ def targets_of(sizes: list[int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
+def hold_k_of_each_of_some_classes(batches: np.ndarray, targets: np.ndarray, k: int) -> bool:
+    """Whether in every batch each class that comes up has exactly k images, those that come twice counted twice."""
+    groups = np.sort(targets[batches], axis=1).reshape(len(batches), -1, k)
+    alike = (groups == groups[:, :, :1]).all()
+    return bool(alike and (np.diff(groups[:, :, 0], axis=1) > 0).all())
+
+
 EQUAL, UNEQUAL = [6] * 11, [1, 2, 3, 40, 7, 7, 5, 0, 12, 4, 9]
 SHAPES = [(8, 2), (9, 3), (8, 4), (6, 1), (8, None), (7, None)]
 EPOCHS = list(itertools.product((0, 1, 12345), (1, 2, 60)))
@@ -45,10 +52,8 @@ def test_balanced_batches_hold_exactly_k_images_of_each_of_p_classes(
 ) -> None:
     targets = targets_of(sizes)
     for seed, epoch in EPOCHS:
-        for batch in epoch_batches(targets, batch_size, images_per_class, seed, epoch):
-            classes, counts = np.unique(targets[batch], return_counts=True)
-            assert len(classes) == batch_size // images_per_class
-            assert set(counts) == {images_per_class}
+        batches = epoch_batches(targets, batch_size, images_per_class, seed, epoch)
+        assert hold_k_of_each_of_some_classes(batches, targets, images_per_class)
 
 
 @pytest.mark.parametrize(("batch_size", "images_per_class"), SHAPES)
@@ -96,8 +101,7 @@ def test_classes_of_fewer_than_k_images_are_trained_on(batch_size: int, shards: 
     for seed in range(5):
         epochs = [epoch_batches(targets, batch_size, 4, seed, epoch, where) for epoch in (1, 2, 3)]
         assert len(np.unique(np.concatenate(epochs))) == 200
-        for batch in np.concatenate(epochs):
-            assert np.unique(targets[batch], return_counts=True)[1].tolist() == [4] * (batch_size // 4)
+        assert hold_k_of_each_of_some_classes(np.concatenate(epochs), targets, 4)
 
 
 def test_a_filled_up_group_repeats_no_image_more_often_than_it_must() -> None:
@@ -151,7 +155,7 @@ LAYOUTS = {
 every_layout = pytest.mark.parametrize("layout", list(LAYOUTS.values()), ids=list(LAYOUTS))
 every_window = pytest.mark.parametrize("window", WINDOWS)
 every_shape = pytest.mark.parametrize(("batch_size", "images_per_class"), [(8, None), (7, None), (8, 2), (9, 3)])
-SEEDS = range(25)
+SEEDS = range(10)
 
 
 def data_set(layout: list[int], classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -176,9 +180,7 @@ def test_each_epoch_is_a_permutation_but_for_the_stated_remainder(
         else:  # of fewer than P classes; each class's last group may have been filled up
             assert len(np.unique(targets[left])) < batch_size // images_per_class
             assert batches.size - len(np.unique(batches)) <= (images_per_class - 1) * len(np.unique(targets))
-            for batch in batches:
-                _, counts = np.unique(targets[batch], return_counts=True)
-                assert counts.tolist() == [images_per_class] * (batch_size // images_per_class)
+            assert hold_k_of_each_of_some_classes(batches, targets, images_per_class)
 
 
 @every_window
@@ -197,11 +199,12 @@ def test_ranks_share_each_batch_and_another_world_goes_on_with_the_same(
             steps.append(sorted(image for share in shares for image in share))
         return steps
 
-    for seed in range(5):
+    for seed in range(3):
         whole = run(1, seed)
         if images_per_class is None:
             assert all(len(set(step)) == batch_size for step in whole)
-        for world_size, first in itertools.product(range(1, 9), range(0, len(whole), 3)):
+        for world_size in range(1, 9):
+            first = 3 * world_size % len(whole)
             assert run(world_size, seed, first) == whole[first:]
 
 
@@ -237,9 +240,10 @@ def test_no_more_shards_than_the_window_are_read_at_a_time(layout: list[int], wi
     targets, shards = data_set(layout)
     for seed, epoch in itertools.product(SEEDS, (1, 2, 7)):
         read = shards[epoch_batches(targets, 8, None, seed, epoch, shards, window)]
-        spans = [np.flatnonzero((read == shard).any(axis=1))[[0, -1]] for shard in np.unique(read)]
-        at_a_time = [sum(first <= step <= last for first, last in spans) for step in range(len(read))]
-        assert max(at_a_time) <= window + 7
+        spans = np.stack([np.flatnonzero((read == shard).any(axis=1))[[0, -1]] for shard in np.unique(read)])
+        steps = np.arange(len(read))[:, None]
+        at_a_time = np.count_nonzero((spans[:, 0] <= steps) & (steps <= spans[:, 1]), axis=1)
+        assert at_a_time.max() <= window + 7
 
 
 @pytest.mark.parametrize(("epoch", "window"), [(2, None), (9, None), (2, 8), (1, None)])

@@ -23,16 +23,34 @@ from dfml.data.split import ClassSubset, subset_of_classes
 from dfml.data.transforms import Normalisation
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe
-from tests.s3.places import noisy_images
+from tests.s3.places import PLACES, new_bucket, noisy_images, use
+from tests.s3.servers import Server
 
 PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGES = list(noisy_images(23, side=40))
 SHARD_BYTES = 6 * IMAGES[0].size
 
 
+@pytest.fixture(scope="module", params=PLACES)
+def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Server | None]:
+    """A place of every kind with the images, which no test changes, and the server that it is on."""
+    if request.param == "folder":
+        place, server = str(tmp_path_factory.mktemp("place")), None
+    else:
+        server = request.getfixturevalue(request.param)
+        place = f"s3://{new_bucket(server)}/some/place"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if server:
+            use(server, monkeypatch)
+        pack(IMAGES, place, "noise", shard_bytes=SHARD_BYTES)
+    return place, server
+
+
 @pytest.fixture
-def images(place: str, tmp_path: Path) -> ShardedImages:
-    pack(IMAGES, place, "noise", shard_bytes=SHARD_BYTES)
+def images(packed: tuple[str, Server | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardedImages:
+    place, server = packed
+    if server:
+        use(server, monkeypatch)
     return ShardedImages(place, "train", Cache(tmp_path / "cache"))
 
 
@@ -44,7 +62,8 @@ def in_a_folder(tmp_path_factory: pytest.TempPathFactory) -> ShardedImages:
     return ShardedImages(folder, "train")
 
 
-def test_the_manifest_and_all_files_are_the_same(images: ShardedImages, in_a_folder: ShardedImages, place: str) -> None:
+def test_the_manifest_and_all_files_are_the_same(images: ShardedImages, in_a_folder: ShardedImages) -> None:
+    place = images.place
     assert read_manifest(place) == read_manifest(in_a_folder.place)
     assert manifest_sha256(place) == manifest_sha256(in_a_folder.place)
     assert len(images.shards) >= 4
@@ -90,7 +109,8 @@ def test_evaluation_batches_are_the_same(
     assert_equal(read(images, workers), read(in_a_folder, 0))
 
 
-def test_packing_again_finds_it_done_and_other_images_are_refused(images: ShardedImages, place: str) -> None:
+def test_packing_again_finds_it_done_and_other_images_are_refused(images: ShardedImages) -> None:
+    place = images.place
     before = manifest_sha256(place)
     pack(IMAGES, place, "noise", shard_bytes=SHARD_BYTES)
     assert manifest_sha256(place) == before

@@ -81,7 +81,7 @@ def test_each_row_is_what_the_model_makes_of_the_image(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     printed, said = capsys.readouterr()
     assert re.fullmatch(
-        rf"6 images embedded into {out} \(1280 numbers each, {path or 'full'} path\), [\d,]+ images/s\n", printed
+        rf"6 images embedded into {out} \(96 numbers each, {path or 'full'} path\), [\d,]+ images/s\n", printed
     )
     assert said == ""
 
@@ -92,7 +92,7 @@ def test_the_file_says_what_made_it_and_reads_as_plain_parquet(best: Path, photo
     schema = pq.read_schema(out)
     assert [(field.name, str(field.type)) for field in schema] == [
         ("path", "string"),
-        ("embedding", "fixed_size_list<element: float>[1280]"),
+        ("embedding", "fixed_size_list<element: float>[96]"),
     ]
     said = {key.decode(): value.decode() for key, value in schema.metadata.items() if key.startswith(b"dfml.")}
     assert said == {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import timm
 import torch
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -39,12 +42,28 @@ def lite0() -> nn.Module:
     return randomised(timm.create_model("tf_efficientnet_lite0", num_classes=0))
 
 
+def inverted_residuals(*stages: str, **options: object) -> nn.Module:
+    """A depthwise-separable block of 8 channels and then these stages, each of blocks that expand six times."""
+    blocks = decode_arch_def([["ds_r1_k3_s1_e1_c8"], *([stage] for stage in stages)])
+    options = {"num_classes": 0, "num_features": 32, "stem_size": 8, "act_layer": nn.ReLU6, **options}
+    return randomised(EfficientNet(blocks, **options))
+
+
+def lite() -> nn.Module:
+    """EfficientNet-Lite, a few thin blocks of it: TensorFlow's padding, kernels of 3 and 5."""
+    norm = partial(nn.BatchNorm2d, eps=1e-3)
+    stages = ("ir_r2_k3_s2_e6_c8", "ir_r2_k5_s2_e6_c16", "ir_r1_k5_s1_e6_c24")
+    return inverted_residuals(*stages, pad_type="same", norm_layer=norm)
+
+
 def mobilenet() -> nn.Module:
-    return randomised(timm.create_model("mobilenetv2_100", num_classes=0))
+    """MobileNetV2, a few thin blocks of it."""
+    return inverted_residuals("ir_r2_k3_s2_e6_c8", "ir_r2_k3_s2_e6_c16", "ir_r1_k3_s1_e6_c24")
 
 
 def resnet(block: type[nn.Module]) -> nn.Module:
-    return randomised(ResNet(block, layers=(1, 2, 1, 1), num_classes=0))
+    """A ResNet of 5 blocks, thin after its stem."""
+    return randomised(ResNet(block, layers=(1, 2, 1, 1), channels=(32, 32, 48, 64), num_classes=0))
 
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -53,11 +72,11 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "ViT, LayerScale": lambda: vit(init_values=0.5),
     "ViT without biases": lambda: vit(proj_bias=False, qkv_bias=False),
     "ViT, normalised queries and keys": lambda: vit(qk_norm=True),
-    "ViT, DINOv2-style with registers": lambda: vit(init_values=0.5, reg_tokens=4, no_embed_class=True, patch_size=8),
+    "ViT, DINOv2-style with registers": lambda: vit(init_values=0.5, reg_tokens=4, no_embed_class=True),
     "DeiT, distilled": deit,
     "ResNet, basic blocks": lambda: resnet(BasicBlock),
     "ResNet, bottlenecks": lambda: resnet(Bottleneck),
-    "EfficientNet-Lite0": lite0,
+    "EfficientNet-Lite": lite,
     "MobileNetV2": mobilenet,
 }
 

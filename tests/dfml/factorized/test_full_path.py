@@ -20,8 +20,7 @@ from dfml.pretrained import create_backbone
 CASES = [
     (name, routers)
     for name, build in BACKBONES.items()
-    for routers in (1, 2, 3, 4, 6)
-    if routers in allowed_routers(build())
+    for routers in sorted({1, 2, 3, 4, 6}.intersection(allowed_routers(build())))
 ]
 
 
@@ -78,7 +77,7 @@ def test_pretrained_efficientnet_factorizes_exactly() -> None:
 
 @torch.inference_mode()
 def test_batch_norms_keep_their_statistics_in_training(images: torch.Tensor) -> None:
-    backbone = factorize(BACKBONES["EfficientNet-Lite0"](), 2).train()
+    backbone = factorize(BACKBONES["EfficientNet-Lite"](), 2).train()
     buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
     backbone(images, "both")
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in backbone.named_buffers())
@@ -86,7 +85,7 @@ def test_batch_norms_keep_their_statistics_in_training(images: torch.Tensor) -> 
 
 @torch.inference_mode()
 def test_full_path_in_training_mode_is_still_the_timm_model(images: torch.Tensor) -> None:
-    model = BACKBONES["EfficientNet-Lite0"]()
+    model = BACKBONES["EfficientNet-Lite"]()
     torch.testing.assert_close(factorize(model, 2).train()(images), model(images), rtol=1e-4, atol=1e-4)
 
 

@@ -6,10 +6,11 @@ N tokens, C channels, H heads of width d, K sub-blocks; everything in float64, s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from backbones import BACKBONES, lite0
+from backbones import BACKBONES, lite, lite0
 from timm.layers import Conv2dSame
 from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.resnet import Bottleneck, ResNet
@@ -20,13 +21,26 @@ from dfml import factorize
 from dfml.factorized import FactorizedBackbone
 
 VITS = [name for name in BACKBONES if name.startswith(("ViT", "DeiT")) and name != "ViT, normalised queries and keys"]
-CONVOLUTIONAL = {"EfficientNet-Lite0": 3, "MobileNetV2": 3, "ResNet, basic blocks": 4, "ResNet, bottlenecks": 4}
+CONVOLUTIONAL = {  # and K
+    "EfficientNet-Lite": 3,
+    "MobileNetV2": 3,
+    "ResNet, basic blocks": 4,
+    "ResNet, bottlenecks": 4,
+    "EfficientNet-Lite0": 3,
+}
+every_convolutional = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.integration] if name == "EfficientNet-Lite0" else [])
+        for name in CONVOLUTIONAL  # all but Lite0 itself are thin, and quick
+    ],
+)
 
 
 def pair(name: str, routers: int) -> tuple[nn.Module, FactorizedBackbone]:
     """A timm model and its factorization, whose routers choose clearly and whose biases have been trained apart."""
-    torch.manual_seed(2)
-    model = BACKBONES[name]().double()
+    torch.manual_seed(4)
+    model = {**BACKBONES, "EfficientNet-Lite0": lite0}[name]().double()
     backbone = factorize(model, routers).double().eval()
     with torch.no_grad():
         for parameter_name, parameter in backbone.named_parameters():
@@ -191,7 +205,7 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("routers", ["one", "several"])
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@every_convolutional
 @torch.inference_mode()
 def test_routed_convolutional_backbone_is_a_loop_over_images_and_sub_blocks(name: str, routers: str) -> None:
     count = 1 if routers == "one" else CONVOLUTIONAL[name]
@@ -286,7 +300,7 @@ def test_distance_of_a_vit_and_its_gradient(name: str) -> None:
     check_distance(backbone(images, "both").distance, vit_distance(model, backbone, images), backbone)
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@every_convolutional
 def test_distance_of_a_convolutional_backbone_and_its_gradient(name: str) -> None:
     model, backbone = pair(name, CONVOLUTIONAL[name])
     images = pictures(2, 64)
@@ -346,7 +360,7 @@ def test_gradients_of_a_task_loss_through_a_routed_vit_block(name: str, sparse: 
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["exact", "sparse"])
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@every_convolutional
 def test_gradients_of_a_task_loss_through_a_routed_convolutional_block(name: str, sparse: bool) -> None:
     routers = CONVOLUTIONAL[name]
     model, backbone = pair(name, routers)
@@ -370,8 +384,9 @@ def test_gradients_of_a_task_loss_through_a_routed_convolutional_block(name: str
     torch.testing.assert_close(found, truth, rtol=1e-8, atol=1e-9)
 
 
-def test_lite0_has_blocks_with_and_without_a_skip_and_with_a_stride() -> None:
+@pytest.mark.parametrize("build", [lite, lite0])
+def test_lite_has_blocks_with_and_without_a_skip_and_with_a_stride(build: Callable[[], nn.Module]) -> None:
     """What the EfficientNet tests above rely on."""
-    blocks = cut(lite0(), torch.zeros(3, 64, 64))[1]
+    blocks = cut(build(), torch.zeros(3, 64, 64))[1]
     assert {block.has_skip for block in blocks} == {True, False}
     assert {block.conv_dw.stride[0] for block in blocks} == {1, 2}

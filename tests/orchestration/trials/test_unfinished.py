@@ -14,16 +14,9 @@ from dfml.data.split import subset_of_rows
 from dfml.recipe import recipe_from
 from dfml.train import Training
 from orchestration.trials.unfinished import UnfinishedEpoch
+from tests.dfml.conftest import TINY
 
-RECIPE = {
-    "backbone": "tf_efficientnet_lite0",
-    "weights": "random",
-    "routers": 2,
-    "image_size": 32,
-    "batch_size": 8,
-    "epochs": 2,
-    "warm_epochs": 1,
-}
+RECIPE = {**TINY, "images_per_class": None}
 
 
 def training() -> Training:

@@ -201,8 +201,9 @@ def test_counts_that_differ_from_the_publications_are_named(tmp_path: Path) -> N
 @pytest.mark.parametrize("dataset", BENCHMARK_SETS)
 def test_official_counts_raise_no_sentence(dataset: str) -> None:
     official = BENCHMARK_SETS[dataset].official
+    file = Path("x")
     sources = [
-        ImageSource(Path("x"), str(i % classes), str(i), split, 0, 1)
+        ImageSource(file, str(i % classes), str(i), split, 0, 1)
         for split, (images, classes) in official.items()
         if images < 100_000
         for i in range(images)
