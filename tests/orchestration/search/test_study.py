@@ -127,6 +127,7 @@ def test_with_two_objectives_optunas_best_trials_are_the_pareto_front(tmp_path: 
     assert sorted(front) == [trial.number for trial in opened(tmp_path).best_trials]
 
 
+@pytest.mark.integration
 def test_optuna_dashboard_serves_it(tmp_path: Path) -> None:
     StudyFile(str(tmp_path), SPACE, ("score",), RECORDS)
     with socket.socket() as probe:
