@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each a raylet of its own, and ways to break it."""
+"""A Ray cluster of several nodes on this machine, each a raylet of its own, and ways to break it. Its workers are forked (`tests.forked`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 from ray.cluster_utils import Cluster
 from small_sweep import Sweep
+
+from tests import forked
 
 WORKER_PROCESS = "RayTrainWorker"  # titles of Ray's processes
 TRIAL_PROCESS = "ImplicitFunc"  # that in which Tune calls our function
@@ -60,11 +63,13 @@ class Nodes:
 
     def __init__(self, count: int) -> None:
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
+        with patch.dict(os.environ, forked.workers()):
+            self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
         self.nodes = [self.add() for _ in range(count)]
 
     def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        with patch.dict(os.environ, forked.workers()):
+            return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,19 +77,14 @@ class Nodes:
 
     def start(self, sweep: Sweep) -> subprocess.Popen[str]:
         """Start a sweep on this cluster."""
-        return subprocess.Popen(
-            sweep.command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env=self.environment,
+        return forked.Popen(
+            sweep.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=self.environment
         )
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Processes of Ray actors on this cluster whose title holds `name`."""
         found = []
-        for process in psutil.process_iter(["cmdline", "environ"]):
+        for process in psutil.process_iter(["cmdline"]):
             title = " ".join(process.info["cmdline"] or [])
             if title.startswith("ray::") and name in title and self._is_ours(process):
                 found.append(process)
@@ -93,13 +93,13 @@ class Nodes:
     def _is_ours(self, process: psutil.Process) -> bool:
         raylets = {node.all_processes["raylet"][0].process.pid for node in self.cluster.list_all_nodes()}
         try:
-            return any(parent.pid in raylets for parent in process.parents())
+            return any(parent.pid in raylets for parent in forked.ancestors(process))
         except psutil.NoSuchProcess:
             return False
 
     def node_of(self, process: psutil.Process) -> Any:
         """The node that a process runs on."""
-        parents = {parent.pid for parent in process.parents()}
+        parents = {parent.pid for parent in forked.ancestors(process)}
         return next(node for node in self.nodes if node.all_processes["raylet"][0].process.pid in parents)
 
     def lose(self, node: Any) -> None:
@@ -108,9 +108,7 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
 
     def left_placement_groups(self) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", LIST_GROUPS], env=self.environment, capture_output=True, text=True, check=True
-        )
+        done = forked.run([sys.executable, "-c", LIST_GROUPS], env=self.environment, capture_output=True, check=True)
         return done.stdout.split("left:")[1].strip()
 
     def end(self) -> None:
