@@ -3,7 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-clusters test-views lint bench bench-stream
+# Two processes, each of which takes a group of modules at a time (tests/conftest.py).
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream
 
 setup: $(VENV)/ready
 
@@ -15,8 +18,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python run_sweep.py
 
+# What a change to the code is to be checked with before it is committed.
 test: setup
-	$(BIN)/python -m pytest -m "not clusters and not views"
+	$(BIN)/python -m pytest $(TWO) -m "not clusters and not views"
+
+# The unit tests alone: no cluster, one process or two, a second at most as a rule.
+test-quick: setup
+	$(BIN)/python -m pytest $(TWO) -m "not integration"
 
 # On clusters of several nodes, and a machine reached over SSH (Debian's openssh-server).
 test-clusters: setup

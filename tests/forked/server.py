@@ -32,7 +32,6 @@ PRELOADED = (
     "pandas",
     "pyarrow.fs",
     "pyarrow.parquet",
-    "grpc",
     "aiohttp",
     "requests",
     "jsonschema",
@@ -143,6 +142,9 @@ def _forget() -> None:
 
 def _execute(words: list[str]) -> int:
     """Do what Python does with these arguments; returns the exit code."""
+    if words[0] == "-u":
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+        words = words[1:]
     try:
         if words[0] == "-m":
             sys.argv, sys.path[0] = words[1:], os.getcwd()

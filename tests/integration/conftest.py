@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray_head import Head, free_port, ray_folder, ray_start
 from small_sweep import OFFLINE, TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
 
 from dfml.data.packing import pack
+from tests import forked
 
 # A sweep finds a cluster that runs on this machine; these are to start their own, or to be told of one.
 os.environ.setdefault("RAY_ADDRESS", "local")
+# Ray's workers let all other processes go first; here other tests run beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Weights & Biases takes seconds of each sweep; two of them have it (test_wandb.py, test_interruption.py).
 os.environ.setdefault("WANDB_MODE", "disabled")
 
@@ -24,6 +28,13 @@ def few_emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("few-emoji")
     pack(first_classes("train", TRAIN_CLASSES, "train") + first_classes("test", TEST_CLASSES, "test"), root, "few")
     return root
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A Ray cluster of two cores for all tests that can share one; its workers are forked."""
+    with ray_folder() as folder, ray_start(folder, free_port(), "--num-cpus=2", **forked.workers()) as head:
+        yield head
 
 
 @pytest.fixture(scope="session")

@@ -39,11 +39,16 @@ class Head:
     environment: dict[str, str]
     process: int
 
+    @property
+    def named(self) -> dict[str, str]:
+        """The environment of a command that is told of this cluster."""
+        return {**self.environment, "RAY_ADDRESS": self.address}
+
 
 def environment_of(folder: Path) -> dict[str, str]:
     """This process's environment, but with another place for Ray's files and with no cluster named."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return inherited | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"}
+    return inherited | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
 
 
 def free_port() -> int:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from ray_head import Head
 from small_sweep import Sweep
 
 import dfml
 from dfml.data.dataset import ShardedImages
-from dfml.data.datasets import REPOSITORY
+from tests import forked
 from tests.dfml.test_classification import imagenet
 
 pytestmark = pytest.mark.integration
 
 SPACE = {
     "recipe": {
-        "backbone": "tf_efficientnet_lite0",
+        "backbone": "test_resnet",
         "weights": "random",
         "loss": "cross_entropy",
         "image_size": 32,
@@ -30,24 +30,22 @@ SPACE = {
         "warm_epochs": 1,
     },
     "search": {
-        "routers": {"choice": [2, 3]},
-        "blocks": {"choice": ["all", "8-14"]},
+        "routers": {"choice": [2, 4]},
+        "blocks": {"choice": ["all", "1-3"]},
         "lr": {"low": 1e-4, "high": 1e-3, "log": True},
     },
 }
 
 
-def test_from_a_folder_to_a_classifier(tmp_path: Path) -> None:
+def test_from_a_folder_to_a_classifier(head: Head, tmp_path: Path) -> None:
     imagenet(tmp_path / "raw")
     packing = [sys.executable, "-m", "dfml.data", "pack", "--layout", "imagenet", "--root", "raw", "--out", "packed"]
-    done = subprocess.run(
-        packing, cwd=tmp_path, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(REPOSITORY)}
-    )
+    done = forked.run(packing, cwd=tmp_path, capture_output=True, check=True)
     assert "search_spaces/imagenet.yaml" in done.stdout
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     arguments = f"--dataset mini --data {tmp_path}/packed --search-space {tmp_path}/space.yaml --storage {tmp_path} --name sweep --trials 2"
     sweep = Sweep(arguments.split(), tmp_path, "sweep")
-    printed = sweep.run()
+    printed = sweep.run(environment=head.named)
     assert "validation top-1" in printed
     assert "R@1" not in printed
     best = sweep.folder / "best"

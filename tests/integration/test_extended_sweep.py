@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_head import Head
 from small_sweep import Sweep, sweep_of
 
 pytestmark = pytest.mark.integration
 
 
-def with_budget(sweep: Sweep, *arguments: str) -> Sweep:
-    return Sweep([*sweep.arguments, *arguments], sweep.storage, sweep.name)
-
-
 @pytest.fixture(scope="module")
 def sessions(
-    few_emoji: Path, tmp_path_factory: pytest.TempPathFactory
+    head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Sweep, list[str], list[dict[str, Any]]]:
     """A dry run, one with a budget of three epochs, one that is extended by one: what was printed, and the results of the last two."""
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("budget"), "sweep", trials=4)
-    sweep.arguments += ["--objectives", "recall@1,flops"]
-    printed = [with_budget(sweep, "--budget", "3epochs", "--dry-run").run()]
+    sweep.arguments += ["--objectives", "recall@1,flops", "--workers-per-trial", "1"]
+    printed = [sweep.added("--budget", "3epochs", "--dry-run").run(environment=head.named)]
     assert not sweep.folder.exists()
     results = []
     for arguments in (["--budget", "3epochs"], ["--budget", "4epochs", "--extend"]):
-        printed.append(with_budget(sweep, *arguments).run())
+        printed.append(sweep.added(*arguments).run(environment=head.named))
         results.append(json.loads((sweep.folder / "report" / "results.json").read_text()))
     return sweep, printed, results
 
@@ -79,7 +75,4 @@ def test_accuracy_against_flops_is_a_front(sessions: tuple[Sweep, list[str], lis
 
 
 def test_without_extend_a_raised_budget_is_refused(sessions: tuple[Sweep, list[str], list[dict[str, Any]]]) -> None:
-    command = with_budget(sessions[0], "--budget", "9epochs").command
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "--extend" in done.stderr
+    assert "--extend" in sessions[0].added("--budget", "9epochs").run(code=2)

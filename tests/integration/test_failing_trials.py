@@ -7,11 +7,12 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
-from nodes import WORKER_PROCESS, Console
-from small_sweep import Sweep, sweep_of
+from nodes import Console
+from ray_head import Head
+from small_sweep import Sweep
+from train_workers import train_workers
 
 from dfml.data.datasets import REPOSITORY
 
@@ -22,29 +23,28 @@ ROOM = 4 * 2**20  # bytes that a capped worker may still take
 
 
 @pytest.fixture(scope="module")
-def ended(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
+def ended(head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
     """A sweep of three trials: one that is well, one whose rate is absurd, one whose worker is out of memory."""
     root = tmp_path_factory.mktemp("failing")
     space = yaml.safe_load((REPOSITORY / "search_spaces" / "emoji.yaml").read_text())
-    space["recipe"]["warm_epochs"] = 1
+    # Its weights are large enough for what training takes on top of them to be seen; the images needn't be.
+    space["recipe"] |= {"warm_epochs": 1, "weights": "random", "image_size": 32, "test_size": 32, "batch_size": 16}
     space["search"] = {"lr": {"choice": [1e-4, 1e25, 2e-4]}}
     space["first"] = [{"lr": lr} for lr in space["search"]["lr"]["choice"]]
     (root / "space.yaml").write_text(yaml.safe_dump(space))
-    sweep = sweep_of(few_emoji, root, "sweep")
-    sweep.arguments += ["--search-space", str(root / "space.yaml")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "300")  # so that a table's cell is one line
-        console = Console(sweep.start())
+    arguments = f"--data {few_emoji} --search-space {root}/space.yaml --storage {root} --name sweep --trials 3 --seed 5"
+    sweep = Sweep(arguments.split(), root, "sweep")
+    console = Console(sweep.start({**head.named, "COLUMNS": "300"}))  # so that a table's cell is one line
     console.wait_for(f"trial {LARGE}  epoch 1/3")  # after which all of the backbone trains, and takes more
-    cap_memory(console.process.pid)
+    cap_memory(head)
     printed = console.end()
     assert console.process.returncode == 0, printed
     return sweep, printed
 
 
-def cap_memory(driver: int) -> None:
+def cap_memory(head: Head) -> None:
     """Give the running trial's workers a little more address space than they have, and no more."""
-    workers = [p for p in psutil.Process(driver).children(recursive=True) if WORKER_PROCESS in " ".join(p.cmdline())]
+    workers = train_workers(head.process)
     assert len(workers) == 2
     for worker in workers:
         size = worker.memory_info().vms + ROOM
@@ -62,6 +62,7 @@ def test_a_loss_that_is_no_number_ends_its_trial_at_once(ended: tuple[Sweep, str
     assert "the loss is nan" in found["reason"]
     assert "1e+25" in found["reason"]
     assert found["losses"] == 0  # not tried again
+    assert found["unfit"]
 
 
 def test_out_of_memory_ends_its_trial_at_once(ended: tuple[Sweep, str]) -> None:
@@ -70,6 +71,7 @@ def test_out_of_memory_ends_its_trial_at_once(ended: tuple[Sweep, str]) -> None:
     assert "out of memory on the host" in found["reason"]
     assert "batch_size" in found["reason"]
     assert found["losses"] == 0
+    assert found["unfit"]
 
 
 def test_the_sweep_goes_on_and_its_table_says_which_failed_and_why(ended: tuple[Sweep, str]) -> None:

@@ -6,15 +6,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray_head import RAY, Head, end, environment_of, free_port, ray_folder, ray_start, wait_for
+from small_sweep import sweep_of
 
 from dfml.data.datasets import REPOSITORY
 from dfml.errors import InvalidInput
 from orchestration.cluster.connection import find_cluster
+from tests import forked
 
 pytestmark = pytest.mark.integration
 
@@ -22,6 +23,7 @@ FIND = """
 import orchestration.environment
 from dfml.errors import InvalidInput
 from orchestration.cluster.connection import find_cluster
+from tests import forked
 try:
     print(*find_cluster(), sep="")
 except InvalidInput as error:
@@ -66,17 +68,9 @@ with cluster() as where:
 """
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with ray_folder() as folder, ray_start(folder, free_port(), "--num-cpus=2") as head:
-        yield head
-
-
 def python(code: str, environment: dict[str, str], *dropped: str, **changed: str) -> str:
     environment = {name: value for name, value in environment.items() if name not in dropped} | changed
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = forked.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -160,6 +154,16 @@ def test_a_trial_that_cannot_be_placed_is_told_who_holds_the_cluster(head: Head,
     assert python(WAIT, head.environment).splitlines()[0] == "None"
 
 
+def test_one_gpu_is_enough_for_a_sweep_that_is_not_told_how_many_workers_it_may_have(few_emoji: Path) -> None:
+    with ray_folder() as folder, ray_start(folder, free_port(), "--num-cpus=2", "--num-gpus=1") as one_gpu:
+        said = sweep_of(few_emoji, folder, "sweep").added("--dry-run").run(environment=one_gpu.named)
+    assert "(1 node, 1 GPU and 2 CPU cores)" in said
+    assert (
+        "each trial: 1 worker(s), as many as fit up to 2 (--workers-per-trial sets them), of 2 CPU core(s) and a GPU"
+        in said
+    )
+
+
 def test_a_folder_that_a_node_does_not_have_is_named_with_the_node(head: Head, tmp_path: Path) -> None:
     (tmp_path / "data" / "set").mkdir(parents=True)
     hide = ["unshare", "--mount", "--", "bash", "-c", f'mount -t tmpfs none "{tmp_path}/data" && exec "$0" "$@"']
@@ -210,7 +214,7 @@ class holding:
     def __enter__(self) -> tuple[str, str]:
         with self._file.open("w") as output:
             command = [sys.executable, "-c", HOLD]
-            self._process = subprocess.Popen(command, cwd=REPOSITORY, env=self._environment, stdout=output)
+            self._process = forked.Popen(command, cwd=REPOSITORY, env=self._environment, stdout=output)
         wait_for(lambda: self._file.read_text().count("\n") == 2 or self._process.poll() is not None)
         where, address = self._file.read_text().splitlines()
         return where, address

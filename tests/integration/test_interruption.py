@@ -1,97 +1,187 @@
-"""Ctrl-C in the middle of a sweep, and the same command again; the undisturbed sweep is the truth to compare with."""
+"""A sweep on S3 that loses a worker within an epoch, is cut by Ctrl-C, and runs on: the undisturbed sweep is the truth to compare with."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from nodes import Console
 from small_sweep import OFFLINE, Sweep, sweep_of
+from train_workers import train_workers
 from wandb_files import offline_runs
+
+import dfml
+from dfml import storage
+from dfml.data.manifest import read_manifest
+from tests.s3.places import client_of, new_bucket, use
+from tests.s3.servers import Server
 
 pytestmark = pytest.mark.integration
 
 CLEAN_END = 30  # seconds from Ctrl-C to the end of all processes
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """What the process printed up to and with the line that holds `text`."""
-    assert process.stdout is not None
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if text in line:
-            return printed
-    raise AssertionError(f"ended without saying {text!r}:\n{printed}")
+@dataclass(frozen=True)
+class Cut:
+    """A sweep that was disturbed twice, and ended.
 
+    Attributes:
+        sweep: on S3, as its data are.
+        seen: checkpoints within the second epoch of trial 0, in the order in which they came.
+        killed_after: how many of them there were when a worker was killed.
+        first: what the session printed that was cut in trial 1.
+        second: what the same command printed after.
+        wandb: the folder with the files of Weights & Biases.
+        cache: the data set's, of this machine.
+    """
 
-def record(sweep: Sweep, number: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((sweep.folder / "trials" / f"{number:03d}" / "record.json").read_text())
-    return found
+    sweep: Sweep
+    seen: list[str]
+    killed_after: int
+    first: str
+    second: str
+    wandb: Path
+    cache: Path
+
+    def record(self, number: int) -> dict[str, Any]:
+        place = storage.join(str(self.sweep.storage), self.sweep.name, "trials", f"{number:03d}", "record.json")
+        found: dict[str, Any] = json.loads(storage.read(place))
+        return found
 
 
 @pytest.fixture(scope="module")
-def resumed(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
-    """A sweep that Ctrl-C cut in its second trial, and what the same command printed after."""
-    sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("interrupted"), "sweep")
-    process = sweep.start(OFFLINE)
-    read_until(process, "trial 1  epoch 1/3")
-    family = psutil.Process(process.pid).children(recursive=True)
+def bucket(moto: Server) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        use(moto, patch)
+        yield f"s3://{new_bucket(moto)}"
+
+
+@pytest.fixture(scope="module")
+def cut(bucket: str, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Cut:
+    storage.upload(few_emoji, f"{bucket}/few")
+    here = tmp_path_factory.mktemp("cut")
+    sweep = sweep_of(f"{bucket}/few", f"{bucket}/sweeps", "cloud")
+    sweep = sweep.added("--checkpoint-steps", "1", "--cache-dir", str(here / "cache"))
+    environment = {**OFFLINE, "WANDB_DIR": str(here)}
+    console = Console(sweep.start(environment))
+    seen, killed_after = lose_a_worker(sweep, console)
+    console.wait_for("trial 1  epoch 1/3")
+    interrupt(console)
+    return Cut(sweep, seen, killed_after, console.printed, sweep.run(environment=environment), here, here / "cache")
+
+
+def lose_a_worker(sweep: Sweep, console: Console) -> tuple[list[str], int]:
+    """Kill one when trial 0 has two checkpoints within its second epoch; returns all of these until it has ended."""
+    latest = storage.join(str(sweep.storage), sweep.name, "trials", "000", "unfinished", "latest.json")
+    seen: list[str] = []
+    killed_after = 0
+    while "trial 0  epoch 2/3" not in console.printed:
+        assert console.process.poll() is None, console.printed
+        with contextlib.suppress(FileNotFoundError):  # the epoch has just ended
+            content = json.loads(storage.read(latest))
+            if content["after_epoch"] == 1 and content["folder"] not in seen[-1:]:
+                seen.append(content["folder"])
+        if len(seen) == 2 and not killed_after:
+            train_workers(console.process.pid)[-1].kill()
+            killed_after = len(seen)
+        time.sleep(0.01)
+    return seen, killed_after
+
+
+def interrupt(console: Console) -> None:
+    """Press Ctrl-C, as a terminal passes it on; all processes must end within seconds."""
+    driver = console.process.pid
+    family = [*psutil.Process(driver).children(recursive=True), *train_workers(driver)]
     assert len(family) > 5  # raylet, GCS, dashboard, workers, …
     assert [p.name() for p in family if "WANDB_API_KEY" in p.environ() and "wandb" not in p.name()] == []
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(driver, signal.SIGINT)
     began = time.monotonic()
-    rest, _ = process.communicate(timeout=CLEAN_END)
+    console.end(CLEAN_END)
     _, alive = psutil.wait_procs(family, timeout=max(0, CLEAN_END - (time.monotonic() - began)))
     assert [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
-    assert process.returncode == 130
-    assert "the same command goes on from here" in rest
-    assert "Traceback" not in rest
-    assert record(sweep, 0)["state"] in ("finished", "stopped")
-    assert record(sweep, 1)["state"] == "running"
-    return sweep, sweep.run(environment=OFFLINE)
+    assert console.process.returncode == 130
+    assert "the same command goes on from here" in console.printed
+    assert "Traceback" not in console.printed
 
 
-def test_what_was_finished_is_kept_and_what_was_cut_goes_on(resumed: tuple[Sweep, str]) -> None:
-    printed = resumed[1]
-    assert "1 of 3 trials have ended, trial 1 goes on from its last checkpoint" in printed
-    assert "trial 0  epoch" not in printed
-    assert "trial 1  epoch 1/3" not in printed
-    assert [figures["epoch"] for figures in record(resumed[0], 1)["epochs"]][:1] == [1]
+def assert_alike(mine: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two records have the same figures to 1e-4."""
+    assert len(mine["epochs"]) == len(other["epochs"])
+    for a, b in zip(mine["epochs"], other["epochs"], strict=True):
+        for name in ("loss", "loss_routed", "recall_at_1", "map_at_r"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), (mine["number"], a["epoch"], name)
 
 
-def test_the_resumed_sweep_equals_an_undisturbed_one(resumed: tuple[Sweep, str], finished: tuple[Sweep, str]) -> None:
+def of_finished(finished: tuple[Sweep, str], number: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished[0].folder / f"trials/{number:03d}/record.json").read_text())
+    return found
+
+
+def test_a_trial_whose_worker_was_killed_goes_on_within_its_epoch(cut: Cut, finished: tuple[Sweep, str]) -> None:
+    assert cut.killed_after
+    # Whatever ended before the kill was noticed: no step comes twice, as it would if the epoch had begun anew.
+    assert cut.seen == sorted(set(cut.seen))
+    assert len(cut.seen) > cut.killed_after
+    assert "trial 0  goes on from its last checkpoint" in cut.first
+    assert_alike(cut.record(0), of_finished(finished, 0))
+
+
+def test_what_was_finished_is_kept_and_what_was_cut_goes_on(cut: Cut) -> None:
+    assert "1 of 3 trials have ended, trial 1 goes on from its last checkpoint" in cut.second
+    assert "trial 0  epoch" not in cut.second
+    assert "trial 1  epoch 1/3" not in cut.second
+    assert [figures["epoch"] for figures in cut.record(1)["epochs"]][:1] == [1]
+
+
+def test_the_resumed_sweep_equals_an_undisturbed_one(cut: Cut, finished: tuple[Sweep, str]) -> None:
     """Same seed: the same configurations, and the same figures to 1e-4, before and after the interruption."""
     for number in range(3):
-        mine, other = record(resumed[0], number), record(finished[0], number)
+        mine, other = cut.record(number), of_finished(finished, number)
         assert mine["parameters"] == other["parameters"]
         assert mine["state"] == other["state"]
-        assert len(mine["epochs"]) == len(other["epochs"])
-        for a, b in zip(mine["epochs"], other["epochs"], strict=True):
-            for name in ("loss", "loss_routed", "recall_at_1", "map_at_r"):
-                assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), (number, a["epoch"], name)
+        assert_alike(mine, other)
 
 
-def test_the_resumed_sweep_chooses_and_scores_alike(resumed: tuple[Sweep, str], finished: tuple[Sweep, str]) -> None:
-    mine, other = (
-        json.loads((sweep.folder / "report" / "results.json").read_text()) for sweep, _ in (resumed, finished)
-    )
+def test_the_resumed_sweep_chooses_and_scores_alike(cut: Cut, finished: tuple[Sweep, str]) -> None:
+    mine = json.loads(storage.read(f"{cut.sweep.storage}/{cut.sweep.name}/report/results.json"))
+    other = json.loads((finished[0].folder / "report" / "results.json").read_text())
     assert mine["winner"] == other["winner"]
     assert mine["test"]["winner"]["recall_at_1"] == pytest.approx(other["test"]["winner"]["recall_at_1"], abs=0.02)
 
 
-def test_the_trial_that_was_cut_goes_on_in_the_same_run_of_weights_and_biases(resumed: tuple[Sweep, str]) -> None:
-    sweep = resumed[0]
-    cut = [run for run in offline_runs(sweep.folder) if run.name == "trial 1"]
-    assert len(cut) == 2  # one folder for each session
-    assert len({run.id for run in cut}) == 1
-    epochs = [[step["epoch"] for step in run.history] for run in cut]
+def test_the_trial_that_was_cut_goes_on_in_the_same_run_of_weights_and_biases(cut: Cut) -> None:
+    runs = offline_runs(cut.wandb)
+    of_the_cut = [run for run in runs if run.name == "trial 1"]
+    assert len(of_the_cut) == 2  # one folder for each session
+    assert len({run.id for run in of_the_cut}) == 1
+    epochs = [[step["epoch"] for step in run.history] for run in of_the_cut]
     assert epochs[0][:1] == [1]
-    assert epochs[0] + epochs[1] == [figures["epoch"] for figures in record(sweep, 1)["epochs"]]
-    assert len({run.group for run in offline_runs(sweep.folder)}) == 1
+    assert epochs[0] + epochs[1] == [figures["epoch"] for figures in cut.record(1)["epochs"]]
+    assert len({run.group for run in runs}) == 1
+
+
+def test_a_sweep_lives_on_s3_and_streams_its_data_from_there(
+    cut: Cut, bucket: str, moto: Server, few_emoji: Path
+) -> None:
+    place = f"{bucket}/sweeps/cloud"
+    assert f"{place}/best" in cut.second
+    pages = client_of(moto).get_paginator("list_objects_v2").paginate(Bucket=bucket.removeprefix("s3://"))
+    keys = [found["Key"] for page in pages for found in page["Contents"]]
+    for file in ("sweep.json", "best/model.safetensors", "report/index.html", "trials/000/record.json"):
+        assert f"sweeps/cloud/{file}" in keys
+    assert {key.split("/")[0] for key in keys} == {"few", "sweeps"}
+    assert dfml.load(f"{place}/best").recipe.epochs == 3
+    assert "has ended already" in cut.sweep.run()
+    assert not os.path.exists("s3:")
+    kept = {path.stem for path in cut.cache.iterdir() if path.suffix in (".parquet", ".arrow")}
+    manifest = read_manifest(few_emoji)
+    assert kept == {file.sha256 for file in (*manifest.shards, *(split.index for split in manifest.splits.values()))}

@@ -14,6 +14,7 @@ import pytest
 
 from dfml.data.manifest import FILE_NAME
 from dfml.data.packing import FILES, JOURNAL
+from tests import forked
 from tests.packed import files_below, slow_images
 
 pytestmark = pytest.mark.integration
@@ -26,16 +27,14 @@ def command(module: list[str], root: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", *module, "--root", str(root), "--out", str(out), "--shard-size", "1"]
 
 
-def start(root: Path, out: Path) -> subprocess.Popen[str]:
+def start(root: Path, out: Path) -> forked.Popen:
     """Over a cluster of its own, in a process group of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
+    return forked.Popen(
         command(["orchestration.pack"], root, out),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
+        env=environment | forked.workers(),
     )
 
 
@@ -113,7 +112,7 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(kille
     assert printed.splitlines()[:2] == ["train: 120 images of 3 classes", "test: 120 images of 3 classes"]
     assert {name: (killed / name).stat().st_mtime_ns for name in finished} == before
     out = killed.parent / "one machine"
-    subprocess.run(command(["dfml.data", "pack"], root, out), check=True, capture_output=True)
+    forked.run(command(["dfml.data", "pack"], root, out), check=True, capture_output=True)
     assert files_below(killed) == files_below(out)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from ray_head import Head
 from safetensors.torch import load_file
 from small_sweep import Sweep
 
@@ -29,7 +30,7 @@ TRIALS, EPOCHS, SEED = 2, 2, 3
 TRAIN, TEST = 12, 14  # classes
 SPACE = {
     "recipe": {
-        "backbone": "tf_efficientnet_lite0",
+        "backbone": "test_resnet",
         "weights": "random",
         "routers": 2,
         "image_size": 32,
@@ -56,7 +57,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def published(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
+def published(head: Head, packed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
     """The sweep, whose trials run two at a time, and what it printed."""
     root = tmp_path_factory.mktemp("protocols")
     (root / "space.yaml").write_text(yaml.safe_dump(SPACE))
@@ -65,7 +66,7 @@ def published(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
         f"--max-epochs {EPOCHS} --seed {SEED} --workers-per-trial 1 --concurrent-trials 2 --protocol paper --reproductions 2"
     )
     sweep = Sweep(arguments.split(), root, "sweep")
-    return sweep, sweep.run()
+    return sweep, sweep.run(environment=head.named)
 
 
 def read(sweep: Sweep, *parts: str) -> dict[str, Any]:
@@ -201,13 +202,12 @@ def test_retrievals_shown_are_gallery_images(published: tuple[Sweep, str], packe
     assert (sweep.folder / "report" / "retrievals_random.png").stat().st_size > 10_000
 
 
-def test_another_seed_asked_for_later_runs_alone(published: tuple[Sweep, str]) -> None:
+def test_another_seed_asked_for_later_runs_alone(published: tuple[Sweep, str], head: Head) -> None:
     sweep = published[0]
     runs = sweep.folder / "trials"
     before = {name: (runs / name / "outcome.json").read_bytes() for name in ("winner", "winner-1")}
     model = (sweep.folder / "best" / "model.safetensors").read_bytes()
-    more = Sweep([*sweep.arguments, "--reproductions", "3", "--extend"], sweep.storage, sweep.name)
-    printed = more.run()
+    printed = sweep.added("--reproductions", "3", "--extend").run(environment=head.named)
     assert f"seed {SEED + 2} to run" in printed
     assert {name: (runs / name / "outcome.json").read_bytes() for name in before} == before
     assert (sweep.folder / "best" / "model.safetensors").read_bytes() == model

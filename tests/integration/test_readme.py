@@ -17,6 +17,7 @@ from small_sweep import Sweep
 
 from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import DATASETS, REPOSITORY
+from tests import forked
 
 pytestmark = pytest.mark.integration
 
@@ -46,12 +47,11 @@ def test_five_lines_embed_an_image(finished: tuple[Sweep, str], tmp_path: Path) 
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "emoji").symlink_to(finished[0].folder)
     check = "print(tuple(embedding.shape), round(float(embedding.norm()), 4))"
-    done = subprocess.run(
-        [sys.executable, "-c", snippet + check], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "(1, 1280) 1.0"
+    done = forked.run([sys.executable, "-c", snippet + check], cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout.strip() == "(1, 96) 1.0"
 
 
+@pytest.mark.views
 def test_own_images_become_a_model(tmp_path: Path) -> None:
     """Folders of PNG and JPEG files, to shards, to a sweep, with exactly the commands of the README."""
     images = ShardedImages(DATASETS["emoji"], "train")
@@ -68,7 +68,7 @@ def test_own_images_become_a_model(tmp_path: Path) -> None:
         done = subprocess.run(
             command.split(),
             cwd=tmp_path,
-            env={**os.environ, "PATH": path, "COLUMNS": "200"},
+            env={**os.environ, **forked.workers(), "PATH": path, "COLUMNS": "200"},
             capture_output=True,
             text=True,
         )
@@ -97,9 +97,9 @@ def test_the_models_command_line_exports_it(finished: tuple[Sweep, str], tmp_pat
     (tmp_path / "sweeps" / "mine").symlink_to(finished[0].folder)
     (command,) = (command for command in commands("Use the model"))
     arguments = command.split()[1:]
-    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    done = forked.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "exported to" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    (embeddings,) = session.run(None, {"images": np.zeros((3, 3, 64, 64), np.float32)})
-    assert embeddings.shape == (3, 1280)
+    (embeddings,) = session.run(None, {"images": np.zeros((3, 3, 32, 32), np.float32)})
+    assert embeddings.shape == (3, 96)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -113,21 +112,18 @@ def test_the_same_command_again_shows_the_results_without_running(finished: tupl
 
 def test_the_same_name_with_another_plan_is_refused(finished: tuple[Sweep, str]) -> None:
     before = (finished[0].folder / "sweep.json").read_bytes()
-    done = subprocess.run([*finished[0].command, "--set", "alpha=16"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "alpha" in done.stderr
-    assert "--name" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = finished[0].added("--set", "alpha=16").run(code=2)
+    assert "alpha" in said
+    assert "--name" in said
+    assert "Traceback" not in said
     assert (finished[0].folder / "sweep.json").read_bytes() == before
 
 
 def test_more_workers_than_the_cluster_has_is_said_and_leaves_nothing(few_emoji: Path, tmp_path: Path) -> None:
     workers = (os.cpu_count() or 1) + 1
     sweep = sweep_of(few_emoji, tmp_path, "sweep")
-    command = [*sweep.command, "--workers-per-trial", str(workers)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert f"--workers-per-trial {workers} is more" in done.stderr
-    assert "CPU cores" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = sweep.added("--workers-per-trial", str(workers)).run(code=2)
+    assert f"--workers-per-trial {workers} is more" in said
+    assert "CPU cores" in said
+    assert "Traceback" not in said
     assert not sweep.folder.exists()

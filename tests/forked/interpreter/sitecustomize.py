@@ -1,5 +1,8 @@
-"""Read by each Python that starts with this folder in its PYTHONPATH. One that is to become a worker of Ray's becomes a mere stand-in:
-it has the server fork the worker, passes on the signals that it gets, and ends as the worker does, or the worker with it."""
+"""Read by each Python that starts with this folder in its PYTHONPATH.
+
+One that is to become a worker of Ray's, or a rank of torchrun's, becomes a mere stand-in: it has the server fork the worker, passes on
+the signals that it gets, and ends as the worker does, or the worker with it.
+"""
 
 import os
 import sys
@@ -28,5 +31,8 @@ def _stand_in(folder: str) -> None:
     os._exit(code)
 
 
-if "DFML_FORKED" in os.environ and any(word.endswith("/workers/setup_worker.py") for word in sys.orig_argv[1:3]):
+_WORDS = sys.orig_argv[1:]
+_WORKER = any(word.endswith("/workers/default_worker.py") for word in _WORDS[:4])  # of Ray's
+_RANK = "LOCAL_RANK" in os.environ and any(word.startswith("dfml.") for word in _WORDS[:3])  # of torchrun's
+if "DFML_FORKED" in os.environ and (_WORKER or _RANK):
     _stand_in(os.environ["DFML_FORKED"])

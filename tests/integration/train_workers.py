@@ -1,0 +1,21 @@
+"""The processes in which a trial trains, found by their titles."""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+from nodes import WORKER_PROCESS
+
+from tests import forked
+
+
+def train_workers(root: int) -> list[psutil.Process]:
+    """Return the workers of the trial that runs on the Ray that a process has started, a sweep's or that of `ray start`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if WORKER_PROCESS in " ".join(process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if root in [parent.pid for parent in forked.ancestors(process)]:
+                    found.append(process)
+    return found
