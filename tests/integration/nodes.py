@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, each a raylet of its own, and ways to break it."""
+"""A Ray cluster of several nodes on this machine, each a raylet of its own, and ways to break it. Its workers are forked (`tests.forked`)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 from ray.cluster_utils import Cluster
 from small_sweep import Sweep
 
+from tests import forked
+
 WORKER_PROCESS = "RayTrainWorker"  # titles of Ray's processes
 TRIAL_PROCESS = "ImplicitFunc"  # that in which Tune calls our function
 MEETING_PROCESS = "SynchronizationActor"  # where a trial's workers wait for each other before they report
 STORE = 100 * 2**20  # bytes of each node's object store
+WITHOUT = {"no_monitor": True, "include_log_monitor": False}  # nothing here scales, or reads Ray's logs
+# Ray asks its nodes every 3 s, and takes one for lost that doesn't answer five times; where nothing is to be seen of these 15 s:
+SOON_LOST = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
 LIST_GROUPS = (
     "import ray; ray.init(address='auto', log_to_driver=False, logging_level='CRITICAL'); from ray.util import placement_group_table; "
     "print('left:', [g['name'] for g in placement_group_table().values() if g['state'] != 'REMOVED'])"
@@ -55,16 +62,45 @@ class Console:
         return self.printed
 
 
-class Nodes:
-    """A head without cores, and `count` nodes of one core each."""
+def first_to_say(text: str, consoles: Sequence[Console], seconds: float = 240) -> Console:
+    """Wait until one of several says `text`."""
+    end = time.monotonic() + seconds
+    while not (said := [console for console in consoles if text in console.printed]):
+        assert time.monotonic() < end, [console.printed for console in consoles]
+        time.sleep(0.05)
+    return said[0]
 
-    def __init__(self, count: int) -> None:
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
+
+@contextmanager
+def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Have processes stand still."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+class Nodes:
+    """A head without cores, and `count` nodes of one core each.
+
+    Args:
+        count: how many.
+        settings: of Ray, by the names of their environment variables.
+    """
+
+    def __init__(self, count: int, settings: dict[str, str] | None = None) -> None:
+        self._settings = {**forked.workers(), **(settings or {})}
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, **WITHOUT}
+        with patch.dict(os.environ, self._settings):
+            self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=True)
         self.nodes = [self.add() for _ in range(count)]
 
     def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        with patch.dict(os.environ, self._settings):
+            return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,19 +108,12 @@ class Nodes:
 
     def start(self, sweep: Sweep) -> subprocess.Popen[str]:
         """Start a sweep on this cluster."""
-        return subprocess.Popen(
-            sweep.command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            env=self.environment,
-        )
+        return sweep.start(self.environment)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Processes of Ray actors on this cluster whose title holds `name`."""
         found = []
-        for process in psutil.process_iter(["cmdline", "environ"]):
+        for process in psutil.process_iter(["cmdline"]):
             title = " ".join(process.info["cmdline"] or [])
             if title.startswith("ray::") and name in title and self._is_ours(process):
                 found.append(process)
@@ -93,13 +122,13 @@ class Nodes:
     def _is_ours(self, process: psutil.Process) -> bool:
         raylets = {node.all_processes["raylet"][0].process.pid for node in self.cluster.list_all_nodes()}
         try:
-            return any(parent.pid in raylets for parent in process.parents())
+            return any(parent.pid in raylets for parent in forked.ancestors(process))
         except psutil.NoSuchProcess:
             return False
 
     def node_of(self, process: psutil.Process) -> Any:
         """The node that a process runs on."""
-        parents = {parent.pid for parent in process.parents()}
+        parents = {parent.pid for parent in forked.ancestors(process)}
         return next(node for node in self.nodes if node.all_processes["raylet"][0].process.pid in parents)
 
     def lose(self, node: Any) -> None:
@@ -108,9 +137,7 @@ class Nodes:
         self.cluster.remove_node(node, allow_graceful=False)
 
     def left_placement_groups(self) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", LIST_GROUPS], env=self.environment, capture_output=True, text=True, check=True
-        )
+        done = forked.run([sys.executable, "-c", LIST_GROUPS], env=self.environment, capture_output=True, check=True)
         return done.stdout.split("left:")[1].strip()
 
     def end(self) -> None:
@@ -118,8 +145,8 @@ class Nodes:
 
 
 @contextmanager
-def cluster_of(count: int) -> Iterator[Nodes]:
-    nodes = Nodes(count)
+def cluster_of(count: int, settings: dict[str, str] | None = None) -> Iterator[Nodes]:
+    nodes = Nodes(count, settings)
     try:
         yield nodes
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 import boto3
 import optuna
 import pytest
-from nodes import MEETING_PROCESS, TRIAL_PROCESS, WORKER_PROCESS, Console, cluster_of
+from nodes import MEETING_PROCESS, SOON_LOST, TRIAL_PROCESS, WORKER_PROCESS, Console, cluster_of
 from optuna.storages.journal import JournalFileBackend
 from small_sweep import Sweep, sweep_of
 
@@ -31,6 +31,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 TRIALS = 6
 WORKER, TRIAL, MEETING, NODE, DRIVER, HEAD = range(TRIALS)  # which trial suffers which loss
 LOSSES = (WORKER, TRIAL, MEETING, NODE)  # after which the same session goes on
+LONGER = (
+    "--set",
+    "image_size=64",
+    "--set",
+    "batch_size=8",
+)  # epochs, of a second at least: a loss is to fall into the second
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +57,9 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def survived(s3: str, few_emoji: Path) -> tuple[Sweep, list[str], str]:
     """The sweep, what each of its three sessions printed, and the placement groups left on the last cluster."""
-    sweep = sweep_of(few_emoji, s3, "sweep", trials=TRIALS)
+    sweep = sweep_of(few_emoji, s3, "sweep", trials=TRIALS).added(*LONGER)
     printed = []
-    with cluster_of(3) as nodes:
+    with cluster_of(3, SOON_LOST) as nodes:
         console = Console(nodes.start(sweep))
         console.wait_for(f"trial {WORKER}  epoch 1/3")
         nodes.processes(WORKER_PROCESS)[0].kill()

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from nodes import TRIAL_PROCESS, WORKER_PROCESS, Console, Nodes, cluster_of
+from nodes import SOON_LOST, TRIAL_PROCESS, WORKER_PROCESS, Console, Nodes, cluster_of
 from small_sweep import Sweep, sweep_of
 
 import dfml
@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 TRIALS, KILLS = 12, 10
 SEED = 5  # of the sweep, and of the losses
+LONGER = ("--set", "image_size=64", "--set", "batch_size=8")
+EPOCH = 2.0  # seconds that one takes then, about, with two others on as many cores
 
 
 def lose_something(nodes: Nodes, rng: random.Random) -> str | None:
@@ -50,9 +52,9 @@ def lose_something(nodes: Nodes, rng: random.Random) -> str | None:
 def battered(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str, list[str]]:
     """The sweep, what it printed, and what was killed."""
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("battered"), "sweep", trials=TRIALS)
-    sweep.arguments += ["--workers-per-trial", "1", "--concurrent-trials", "3"]
+    sweep.arguments += ["--workers-per-trial", "1", "--concurrent-trials", "3", *LONGER]
     rng, killed = random.Random(SEED), []
-    with cluster_of(3) as nodes:
+    with cluster_of(3, SOON_LOST) as nodes:
         console = Console(nodes.start(sweep))
         for epochs in sorted(
             rng.sample(range(1, 2 * TRIALS - 1), KILLS)
@@ -60,7 +62,7 @@ def battered(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
             while console.printed.count("  epoch ") < epochs:
                 assert console.process.poll() is None, f"ended after {killed}:\n{console.printed}"
                 time.sleep(0.1)
-            time.sleep(rng.uniform(0, 3))
+            time.sleep(rng.uniform(0, EPOCH))
             while not (kind := lose_something(nodes, rng)):
                 assert console.process.poll() is None, f"ended after {killed}:\n{console.printed}"
                 time.sleep(0.2)

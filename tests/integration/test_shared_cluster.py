@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Console, cluster_of
+from nodes import WORKER_PROCESS, Console, cluster_of, first_to_say, paused
 from small_sweep import Sweep, sweep_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
@@ -19,9 +19,15 @@ def both(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tupl
     storage = tmp_path_factory.mktemp("shared")
     sweeps = [sweep_of(few_emoji, storage, name, trials=1) for name in ("one", "other")]
     for sweep in sweeps:
-        sweep.arguments += ["--max-epochs", "15"]  # longer than the other waits before it says so
+        sweep.arguments += ["--max-epochs", "6"]
     with cluster_of(2) as nodes:
         consoles = [Console(nodes.start(sweep)) for sweep in sweeps]
+        first = first_to_say("trial 0  epoch 1/6", consoles)
+        # It has all room, and would have ended before the other says what it waits for.
+        with paused(nodes.processes(WORKER_PROCESS)):
+            for console in consoles:
+                if console is not first:
+                    console.wait_for("waits for its workers")
         printed = [console.end() for console in consoles]
         assert [console.process.returncode for console in consoles] == [0, 0], printed
         assert nodes.left_placement_groups() == "[]"
