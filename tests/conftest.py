@@ -27,6 +27,7 @@ SHARED = {
 GROUPS = {f"tests/integration/{module}.py": name for name, modules in SHARED.items() for module in modules}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a module's tests in one process, and modules that share something; begin with what takes longest.
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.integration
 
 SHARD = "train-00003.parquet"
 HASH = "[0-9a-f]{64}"
+AT_ONCE = s3.PATIENCE / 4  # seconds, on a machine with other work: without any waiting
 AWAY = 6.0  # seconds: dozens of tries, the pauses between them shortened as below
 
 
@@ -208,7 +209,7 @@ def test_a_server_that_stays_away_is_one_sentence(
     began = time.monotonic()
     with pytest.raises(s3.Unreachable, match=r"^s3://\S+parquet could not be reached for 1 s \(") as raised:
         epoch_of(images, workers=workers)
-    assert time.monotonic() - began < 5  # not once for each image of the batch
+    assert time.monotonic() - began < 7.5  # not once for each of the batch's eight images
     assert_is_a_sentence(raised.value)
     assert_clean(streamed)
 
@@ -221,7 +222,7 @@ def refusal_of(place: str, cache: Path) -> str:
     began = time.monotonic()
     with pytest.raises(InvalidInput) as raised:
         ShardedImages(place, "train", Cache(cache))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < AT_ONCE
     assert_is_a_sentence(raised.value)
     return str(raised.value)
 
@@ -244,7 +245,7 @@ def test_a_forbidden_shard_is_said_at_once(streamed: Streamed) -> None:
     began = time.monotonic()
     with pytest.raises(InvalidInput, match=rf"{SHARD} is refused \(AccessDenied\)"):
         images.encoded(int((images.shard_numbers == 3).nonzero()[0][0]))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < AT_ONCE
     assert streamed.gets(SHARD) == 1
     assert_clean(streamed)
 
