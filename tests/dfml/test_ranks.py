@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from dfml.metrics import retrieval_metrics
 from dfml.objective import Objective
 from dfml.recipe import Recipe, recipe_from
 from dfml.train import Training
+from tests import forked
 
 pytestmark = pytest.mark.integration
 
@@ -31,10 +34,10 @@ LOSSES = (*get_args(MetricLossName), "cross_entropy")
 LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
 
 VIT = {
-    "backbone": "vit_tiny_patch16_224",
+    "backbone": "test_vit",
     "weights": "random",
     "image_size": 32,
-    "routers": 3,
+    "routers": 2,
     "embedding_size": 8,
     # So large that a factor wrong in any term would be seen.
     "routed_weight": 0.5,
@@ -47,7 +50,7 @@ def objective(loss: str = "proxy_anchor") -> Objective:
     """In float64, so that 1e-5 leaves no room for a wrong term."""
     torch.manual_seed(0)
     pairs = {"images_per_class": 2} if CONSTANTS[loss].pairs else {}
-    values = {**VIT, "loss": loss, **pairs, "balance_weight": 0.2, "blocks": "0,5,11"}
+    values = {**VIT, "loss": loss, **pairs, "balance_weight": 0.2, "blocks": "0,3,5"}
     if loss == "cross_entropy":
         values["embedding_size"] = None
     return Objective(build_model(recipe_from(values), class_names="abcde"), classes=5).double().train()
@@ -62,6 +65,17 @@ def points() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     labels = torch.randint(60, (301,), generator=generator)
     return nn.functional.normalize(torch.randn(301, 16, generator=generator) + labels[:, None] / 20, dim=1), labels
+
+
+def in_ranks(function: Callable[..., None], world: int, folder: Path, *arguments: object) -> list[dict[str, Any]]:
+    """What each of some processes found that call this function with their number, the folder and the rest; it wrote it there."""
+    call = (
+        f"import sys; from tests.dfml import test_ranks as it; it.{function.__name__}(int(sys.argv[1]), *sys.argv[2:])"
+    )
+    words = [str(folder), *map(str, arguments)]
+    processes = [forked.Popen([sys.executable, "-c", call, str(number), *words]) for number in range(world)]
+    assert [process.wait(timeout=300) for process in processes] == [0] * world
+    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(world)]
 
 
 def rows_of(number: int, rows: int) -> Tensor:
@@ -102,9 +116,9 @@ def interrupted(recipe: Recipe, packed: Path, folder: Path) -> bool:
     return False
 
 
-def gradients_of_losses(number: int, folder: Path, world: int) -> None:
+def gradients_of_losses(number: int, folder: str, size: str) -> None:
     """For each loss the gradients that a rank finds on its share; it writes them."""
-    torch.set_num_threads(1)
+    world = int(size)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
     first = sum(SHARES[world][:number])
     mine = slice(first, first + SHARES[world][number])
@@ -113,27 +127,37 @@ def gradients_of_losses(number: int, folder: Path, world: int) -> None:
         wrapped = DistributedDataParallel(objective(loss))
         wrapped(images()[mine], LABELS[mine])["loss"].backward()
         found[loss] = {name: parameter.grad for name, parameter in wrapped.module.named_parameters()}
-    torch.save(found, folder / f"{number}.pt")
+    torch.save(found, Path(folder, f"{number}.pt"))
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", SHARES)
-def test_gradients_of_every_loss_are_those_of_one_process(world: int, tmp_path: Path) -> None:
-    """Proxies, margins, routers and backbone, with uneven shares."""
-    torch.multiprocessing.spawn(gradients_of_losses, args=(tmp_path, world), nprocs=world)
-    ranks = [torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in range(world)]
+@pytest.fixture(scope="module")
+def of_one_process() -> dict[str, dict[str, Tensor]]:
+    """For each loss the gradients on the whole batch."""
+    found = {}
     for loss in LOSSES:
         one = objective(loss)
         one(images(), LABELS)["loss"].backward()
-        for name, parameter in one.named_parameters():
+        found[loss] = {name: parameter.grad for name, parameter in one.named_parameters()}
+    return found
+
+
+@pytest.mark.parametrize("world", SHARES)
+def test_gradients_of_every_loss_are_those_of_one_process(
+    world: int, of_one_process: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """Proxies, margins, routers and backbone, with uneven shares."""
+    ranks = in_ranks(gradients_of_losses, world, tmp_path, world)
+    for loss in LOSSES:
+        for name, truth in of_one_process[loss].items():
             for found in ranks:
-                error = (found[loss][name] - parameter.grad).norm() / parameter.grad.norm().clamp_min(1e-12)
+                error = (found[loss][name] - truth).norm() / truth.norm().clamp_min(1e-12)
                 assert float(error) < 1e-5, f"{loss}: {name}"
 
 
-def work(number: int, folder: Path, packed: Path, recipe: Recipe) -> None:
+def work(number: int, folder: str, packed: str) -> None:
     """What each rank does; it writes what it found."""
-    torch.set_num_threads(1)
+    recipe = recipe_from(RECIPE)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     found: dict[str, object] = {"world": (rank(), world_size())}
 
@@ -151,37 +175,47 @@ def work(number: int, folder: Path, packed: Path, recipe: Recipe) -> None:
 
     found["metrics"] = retrieval_metrics(*points(), recall_at=(1, 100))
 
-    found["figures"], found["embeddings"] = run_training(recipe, packed)
-    found["interrupted"] = interrupted(recipe, packed, folder)
-    torch.save(found, folder / f"{number}.pt")
+    found["figures"], found["embeddings"] = run_training(recipe, Path(packed))
+    found["interrupted"] = interrupted(recipe, Path(packed), Path(folder))
+    torch.save(found, Path(folder, f"{number}.pt"))
     dist.destroy_process_group()
 
 
-Found = list[dict[str, object]]
+Found = list[dict[str, Any]]
+RECIPE = {
+    "backbone": "test_resnet",
+    "weights": "random",
+    "image_size": 32,
+    "routers": 2,
+    "batch_size": 9,  # 5 and 4 images
+    "images_per_class": 3,
+    "epochs": 2,
+    "warm_epochs": 1,
+    "lr": 1e-4,
+}
 
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return recipe_from(
-        {
-            "backbone": "tf_efficientnet_lite0",
-            "image_size": 32,
-            "routers": 2,
-            "batch_size": 9,  # 5 and 4 images
-            "images_per_class": 3,
-            "epochs": 2,
-            "warm_epochs": 1,
-            "lr": 1e-4,
-        }
-    )
+    return recipe_from(RECIPE)
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory, packed: Path, recipe: Recipe) -> Found:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the ranks write."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path, packed: Path) -> Found:
     """What each of two ranks found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, args=(folder, packed, recipe), nprocs=2)
-    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
+    return in_ranks(work, 2, folder, packed)
+
+
+@pytest.fixture(scope="module")
+def of_one(packed: Path, recipe: Recipe) -> tuple[list[dict[str, float]], Tensor]:
+    """What one process finds when it trains."""
+    return run_training(recipe, packed)
 
 
 def test_ranks_know_themselves(ranks: Found) -> None:
@@ -221,19 +255,19 @@ def test_terms_for_the_log_are_those_of_one_process(ranks: Found) -> None:
         torch.testing.assert_close(found["terms"], dict(expected), rtol=1e-9, atol=1e-12)
 
 
-def test_training_gives_the_figures_of_one_process(ranks: Found, packed: Path, recipe: Recipe) -> None:
-    figures, _ = run_training(recipe, packed)
+def test_training_gives_the_figures_of_one_process(ranks: Found, of_one: tuple[list[dict[str, float]], Tensor]) -> None:
+    figures, _ = of_one
     for found in ranks:
         assert found["figures"][0] == pytest.approx(figures[0], rel=1e-4)
         assert found["figures"][1] == pytest.approx(figures[1], rel=1e-2)
 
 
 def test_one_process_goes_on_within_the_epoch_that_two_began(
-    ranks: Found, packed: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+    ranks: Found, packed: Path, recipe: Recipe, folder: Path
 ) -> None:
     assert all(found["interrupted"] for found in ranks)
     whole, resumed = (short_steps(recipe, packed) for _ in range(2))
-    resumed.load(tmp_path_factory.getbasetemp() / "ranks0" / "unfinished")
+    resumed.load(folder / "unfinished")
     assert resumed.unfinished is not None
     assert resumed.unfinished.step == 2
     expected, given = next(whole.epochs()), next(resumed.epochs())
@@ -243,9 +277,9 @@ def test_one_process_goes_on_within_the_epoch_that_two_began(
 
 
 def test_both_ranks_see_the_same_embeddings_in_the_order_of_the_subset(
-    ranks: Found, packed: Path, recipe: Recipe
+    ranks: Found, of_one: tuple[list[dict[str, float]], Tensor]
 ) -> None:
-    _, expected = run_training(recipe, packed)
+    _, expected = of_one
     assert torch.equal(ranks[0]["embeddings"], ranks[1]["embeddings"])
     similarity = nn.functional.cosine_similarity(ranks[0]["embeddings"], expected)
     assert float(similarity.min()) > 0.999

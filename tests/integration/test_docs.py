@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,28 +22,70 @@ pytestmark = [pytest.mark.integration, pytest.mark.views]
 EXTENDING = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def code(tmp_path: Path) -> Path:
-    """A copy of the code that a diff may change."""
-    for folder in ("dfml", "tests"):
-        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    (tmp_path / "datasets").symlink_to(REPOSITORY / "datasets")
-    return tmp_path
+@dataclass
+class Followed:
+    """A section's example: its copy of the code, and its command, which runs there."""
+
+    code: Path
+    process: subprocess.Popen[str]
+
+    def end(self) -> str:
+        """Wait for the command's end; returns what it printed."""
+        printed, errors = self.process.communicate(timeout=600)
+        assert self.process.returncode == 0, printed + errors
+        return printed
 
 
-def follow(title: str, code: Path) -> str:
-    """Apply a section's diff, then run its command; returns what that printed."""
+def follow(title: str, code: Path) -> Followed:
+    """Apply a section's diff to the copy `code`, then start its command."""
     section = EXTENDING.split(f"\n## {title}\n")[1].split("\n## ")[0]
     (diff,) = re.findall(r"```diff\n(.*?)```", section, flags=re.S)
     (command,) = re.findall(r"^    (python .*)$", section, flags=re.M)
-    subprocess.run(["git", "apply", "--whitespace=error", "-"], cwd=code, input=diff, text=True, check=True)
+    apply = ["git", "apply", "--whitespace=error", "-"]
+    done = subprocess.run(apply, cwd=code, input=diff, capture_output=True, text=True)
+    assert done.returncode == 0, f"{title}: {done.stderr}"
     environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command.split()[1:]], cwd=code, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, *command.split()[1:]]
+    return Followed(code, subprocess.Popen(command, cwd=code, env=environment, text=True, **pipes))
+
+
+def copied(code: Path) -> Path:
+    """A copy of the code that a diff may change."""
+    for folder in ("dfml", "tests"):
+        shutil.copytree(REPOSITORY / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", code)
+    (code / "datasets").symlink_to(REPOSITORY / "datasets")
+    return code
+
+
+def draw_pets(root: Path) -> None:
+    """Images as the Oxford-IIIT Pets are published, and their list."""
+    lines = ["#Image CLASS-ID SPECIES BREED ID"]
+    for breed, name in ((1, "Abyssinian"), (2, "american_bulldog"), (36, "wheaten_terrier"), (37, "yorkshire_terrier")):
+        for number in (1, 2, 3):
+            draw(root / "images" / f"{name}_{number}.jpg", breed, number)
+            lines.append(f"{name}_{number} {breed} 1 1")
+    (root / "annotations").mkdir()
+    (root / "annotations" / "list.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def examples(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Followed]]:
+    """All of them, begun at once, for each has use for one core only; by their sections' titles, the longest first."""
+    started = {}
+    try:
+        for title in ("A backbone", "A loss", "A schedule", "A data set"):
+            code = copied(tmp_path_factory.mktemp("code"))
+            if title == "A data set":
+                draw_pets(code / "data" / "pets")
+            if title == "A loss":
+                (code / "my_dataset").symlink_to(few_emoji)
+            started[title] = follow(title, code)
+        yield started
+    finally:
+        for example in started.values():
+            example.process.kill()
 
 
 def passed(printed: str) -> int:
@@ -49,35 +93,28 @@ def passed(printed: str) -> int:
     return int(found)
 
 
-def test_a_data_set(code: Path) -> None:
-    lines = ["#Image CLASS-ID SPECIES BREED ID"]
-    for breed, name in ((1, "Abyssinian"), (2, "american_bulldog"), (36, "wheaten_terrier"), (37, "yorkshire_terrier")):
-        for number in (1, 2, 3):
-            draw(code / "data" / "pets" / "images" / f"{name}_{number}.jpg", breed, number)
-            lines.append(f"{name}_{number} {breed} 1 1")
-    (code / "data" / "pets" / "annotations").mkdir()
-    (code / "data" / "pets" / "annotations" / "list.txt").write_text("\n".join(lines) + "\n")
-    follow("A data set", code)
-    manifest = read_manifest(str(code / "packed" / "pets"))
+def test_a_data_set(examples: dict[str, Followed]) -> None:
+    example = examples["A data set"]
+    example.end()
+    manifest = read_manifest(str(example.code / "packed" / "pets"))
     assert {name: (split.rows, split.classes) for name, split in manifest.splits.items()} == {
         "train": (6, 2),
         "test": (6, 2),
     }
 
 
-def test_a_loss(code: Path, few_emoji: Path) -> None:
-    (code / "my_dataset").symlink_to(few_emoji)
-    printed = follow("A loss", code)
-    assert "epoch 2/2" in printed
-    assert (code / "runs" / "circle" / "best" / "model.safetensors").is_file()
+def test_a_loss(examples: dict[str, Followed]) -> None:
+    example = examples["A loss"]
+    assert "epoch 2/2" in example.end()
+    assert (example.code / "runs" / "circle" / "best" / "model.safetensors").is_file()
 
 
-def test_a_schedule(code: Path) -> None:
-    assert passed(follow("A schedule", code)) == 10  # six against torch's own, four kinds
+def test_a_schedule(examples: dict[str, Followed]) -> None:
+    assert passed(examples["A schedule"].end()) == 10  # six against torch's own, four kinds
 
 
-def test_a_backbone(code: Path) -> None:
-    assert passed(follow("A backbone", code)) >= 18
+def test_a_backbone(examples: dict[str, Followed]) -> None:
+    assert passed(examples["A backbone"].end()) >= 18
 
 
 def test_what_the_documents_link_to_is_there() -> None:

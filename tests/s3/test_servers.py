@@ -29,7 +29,7 @@ from pyarrow.fs import S3FileSystem
 
 from tests.s3.faults import Fault
 from tests.s3.proxy import Proxy
-from tests.s3.servers import CEPH_TOOLS, Server, ceph_available, ceph_server, moto_server, running
+from tests.s3.servers import CEPH_TOOLS, Server, ceph_available, ceph_server, running
 
 pytestmark = pytest.mark.integration
 needs_ceph = pytest.mark.skipif(not ceph_available(), reason=f"needs {', '.join(CEPH_TOOLS)}; see .ci/install_ceph")
@@ -58,12 +58,12 @@ def client_of(server: Server, **changes: str) -> Any:
 
 
 @pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=needs_ceph)])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with moto_server() if request.param == "moto" else ceph_server() as server:
-        client = client_of(server)
-        client.create_bucket(Bucket=BUCKET)
-        client.put_object(Bucket=BUCKET, Key=KEY, Body=DATA)
-        yield server
+def server(request: pytest.FixtureRequest) -> Server:
+    server: Server = request.getfixturevalue(request.param)
+    client = client_of(server)
+    client.create_bucket(Bucket=BUCKET)
+    client.put_object(Bucket=BUCKET, Key=KEY, Body=DATA)
+    return server
 
 
 @pytest.fixture
@@ -80,6 +80,13 @@ def client(server: Server, proxy: Proxy) -> Any:
 def read(client: Any, **options: str) -> bytes:
     body: bytes = client.get_object(Bucket=BUCKET, Key=KEY, **options)["Body"].read()
     return body
+
+
+def answers(client: Any) -> bool:
+    try:
+        return bool(client.head_object(Bucket=BUCKET, Key=KEY))
+    except BotoCoreError:
+        return False
 
 
 def test_all_operations_pass_unchanged(client: Any, proxy: Proxy) -> None:
@@ -224,7 +231,10 @@ def test_down_and_up_again(client: Any, proxy: Proxy) -> None:
     proxy.down(seconds=0.2)
     with pytest.raises(BotoCoreError):
         read(client)
-    time.sleep(0.4)
+    end = time.monotonic() + 20
+    while not answers(client):
+        assert time.monotonic() < end, "it stays down"
+        time.sleep(0.02)
     assert read(client) == DATA
 
 
@@ -245,13 +255,13 @@ def test_an_environment_is_all_that_boto3_needs(server: Server, monkeypatch: pyt
 
 
 @needs_ceph
-def test_ceph_refuses_wrong_credentials() -> None:
-    with ceph_server() as server, Proxy(server.endpoint) as proxy:
-        client_of(server, endpoint=proxy.endpoint).create_bucket(Bucket=BUCKET)
+def test_ceph_refuses_wrong_credentials(ceph: Server) -> None:
+    with Proxy(ceph.endpoint) as proxy:
+        client_of(ceph, endpoint=proxy.endpoint).create_bucket(Bucket="not-for-all")
         for wrong in ({"secret_key": "wrong"}, {"access_key": "wrong"}):
-            client = client_of(server, endpoint=proxy.endpoint, **wrong)
+            client = client_of(ceph, endpoint=proxy.endpoint, **wrong)
             with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|InvalidAccessKeyId"):
-                client.put_object(Bucket=BUCKET, Key="refused", Body=DATA)
+                client.put_object(Bucket="not-for-all", Key="refused", Body=DATA)
             with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|InvalidAccessKeyId"):
                 client.list_buckets()
         assert [status for method, path, status in proxy.requests] == [200, 403, 403, 403, 403]

@@ -15,6 +15,7 @@ import pytest
 
 from dfml.data.manifest import FILE_NAME
 from dfml.data.packing import FILES, JOURNAL
+from tests import forked
 from tests.packed import files_below, slow_images
 
 pytestmark = pytest.mark.integration
@@ -29,7 +30,7 @@ def command(root: Path, out: Path, *flags: str) -> list[str]:
 
 
 def run(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(root, out), capture_output=True, text=True, timeout=PATIENCE)
+    return forked.run(command(root, out), capture_output=True, timeout=PATIENCE)
 
 
 def wait_for(ready: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -63,9 +64,7 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def packing(root: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[psutil.Process]]]:
     """A packing under way, its place, and the processes that do its work. It has a process group of its own, as in a terminal."""
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        command(root, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = forked.Popen(command(root, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         wait_for(lambda: len(journals(out)) >= 3, process)
         yield process, out, psutil.Process(process.pid).children(recursive=True)

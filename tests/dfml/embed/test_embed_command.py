@@ -21,6 +21,7 @@ from dfml import storage
 from dfml.checkpoint import load
 from dfml.embed.__main__ import main
 from dfml.embed.index_file import ROWS, Facts, open_index, write_index
+from tests import forked
 from tests.images import (
     cmyk,
     encoded,
@@ -221,7 +222,7 @@ def test_a_killed_run_leaves_what_was_there(best: Path, photos: Path, tmp_path: 
     command = [sys.executable, "-m", "dfml.embed", "--model", best, "--images", photos, "--out", out]
     for number in range(5000):  # more than can be embedded before it is seen to write
         (photos / f"copy {number}.png").symlink_to(photos / "a.png")
-    with subprocess.Popen([*map(str, command), "--batch-size", "1"], stderr=subprocess.PIPE) as process:
+    with forked.Popen([*map(str, command), "--batch-size", "1"], stderr=subprocess.PIPE) as process:
         while not list(tmp_path.glob("index.parquet.*.partial")):
             assert process.poll() is None
             time.sleep(0.01)

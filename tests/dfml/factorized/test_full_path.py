@@ -171,7 +171,7 @@ def test_full_path_of_timms_models_in_their_own_size(name: str, tmp_path: Path) 
     model = randomised(timm.create_model(name, num_classes=0))
     expected, allowed = model(images), allowed_routers(model)
     assert allowed[:2] != [1]
-    for routers in {1, 2, 3, 4, 6} & set(allowed):
+    for routers in (1, max({2, 3, 4, 6}.intersection(allowed))):  # those between: small models above
         torch.testing.assert_close(factorize(model, routers).eval()(images), expected, rtol=1e-4, atol=1e-4)
     another = saved_and_loaded(model, allowed[1], tmp_path)
     torch.testing.assert_close(another(images), expected, rtol=1e-4, atol=1e-4)
