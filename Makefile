@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Two processes, each of which takes a group of modules at a time (tests/conftest.py).
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream
 

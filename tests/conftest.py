@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
@@ -27,16 +28,26 @@ SHARED = {
 GROUPS = {f"tests/integration/{module}.py": name for name, modules in SHARED.items() for module in modules}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module's tests in one process, and modules that share something; begin with what takes longest.
+def group_of(module: str) -> str:
+    """Return what a module shares with others, its own name if nothing: modules of a group run in one process."""
+    return GROUPS.get(module, module)
 
-    For `pytest -n 2 --dist loadgroup --no-loadscope-reorder`, which hands a group to a process at a time.
-    """
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand a group to a process at a time (`pytest -n 2 --dist loadscope`); xdist's own marks for groups do nothing in pytest 9."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(module_of(nodeid))
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that take longest, so that no process is left with one of them."""
     seconds: dict[str, float] = defaultdict(float)
-    group_of = {module: GROUPS.get(module, module) for module in map(module_of, (item.nodeid for item in items))}
-    for module, group in group_of.items():
-        seconds[group] += budget_of(module)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of[module_of(item.nodeid)]))
-    items.sort(key=lambda item: -seconds[group_of[module_of(item.nodeid)]])
+    for module in {module_of(item.nodeid) for item in items}:
+        seconds[group_of(module)] += budget_of(module)
+    items.sort(key=lambda item: (-seconds[group_of(module_of(item.nodeid))], group_of(module_of(item.nodeid))))
