@@ -27,6 +27,8 @@ PRELOADED = (
     "dfml.data.__main__",
     "dfml.embed.__main__",
     "dfml.metrics.clustering",
+    "faiss",
+    "sklearn.metrics",
     "matplotlib.pyplot",
     "optuna",
     "pandas",
@@ -148,6 +150,7 @@ def _execute(words: list[str]) -> int:
     try:
         if words[0] == "-m":
             sys.argv, sys.path[0] = words[1:], os.getcwd()
+            sys.modules.pop(f"{words[1]}.__main__", None)  # else runpy warns that it was imported already
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         elif words[0] == "-c":
             sys.argv, sys.path[0] = ["-c", *words[2:]], os.getcwd()

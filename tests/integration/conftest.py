@@ -16,8 +16,8 @@ from tests import forked
 
 # A sweep finds a cluster that runs on this machine; these are to start their own, or to be told of one.
 os.environ.setdefault("RAY_ADDRESS", "local")
-# Ray's workers let all other processes go first; here other tests run beside them.
-os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray's workers let all other processes go first (15); here other tests run beside them, and Ray's own must not wait for any.
+os.environ.setdefault("RAY_worker_niceness", "5")
 # Weights & Biases takes seconds of each sweep; two of them have it (test_wandb.py, test_interruption.py).
 os.environ.setdefault("WANDB_MODE", "disabled")
 

@@ -48,7 +48,7 @@ class Head:
 def environment_of(folder: Path) -> dict[str, str]:
     """This process's environment, but with another place for Ray's files and with no cluster named."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return inherited | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
+    return inherited | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "5"}
 
 
 def free_port() -> int:

@@ -129,14 +129,14 @@ def test_under_torchrun_two_processes_train_one_model_and_the_same_command_resum
 
 
 def test_in_shop_is_scored_by_its_queries_against_its_gallery(folder: Path) -> None:
-    flags = "--dataset Inshop --set sparse_training=true --model test_resnet --readpath random --image-size 32 --batch-size 6 --epochs 2 --out shop"
+    flags = "--dataset Inshop --set sparse_training=true --model test_resnet --routers 2 --readpath random --image-size 32 --batch-size 6 --epochs 2 --out shop"
     done = python("dfml.train", flags, folder)
     assert done.returncode == 0, done.stderr
     test = json.loads((folder / "shop" / "best" / "config.json").read_text())["test"]
     assert list(test) == [*(f"recall_at_{k}" for k in (1, 10, 20, 30, 40, 50)), "r_precision", "map_at_r"]
 
 
-SMALL = "--model test_resnet --readpath random --image-size 32 --batch-size 6 --epochs 2"
+SMALL = "--model test_resnet --routers 2 --readpath random --image-size 32 --batch-size 6 --epochs 2"
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_what_stopping_saved_is_counted_in_epochs(sweep: Results) -> None:
 
 
 def test_no_figure_is_left_open_and_no_setting_changed(sweep: Results) -> None:
-    pyplot.switch_backend("agg")  # else drawing settles on it
+    pyplot.switch_backend("Agg")  # else drawing settles on it
     before = dict(matplotlib.rcParams)
     with styled():
         for section in draw(sweep, Search(sweep, SPACE, ("score",))).values():
