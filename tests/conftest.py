@@ -14,18 +14,22 @@ pytest_plugins = ["tests.s3.places", "tests.budgets"]
 
 torch.set_num_threads(1)
 
-# Modules that share what is costly to start, by it: `finished`, a sweep; `head`, a Ray cluster (integration/conftest.py).
-SHARED = {
-    "finished": ("test_sweep", "test_interruption", "test_wandb", "test_report_page", "test_readme"),
-    "head": (
-        "test_protocols",
-        "test_failing_trials",
-        "test_extended_sweep",
-        "test_classification_sweep",
-        "test_find_cluster",
-    ),
-}
-GROUPS = {f"tests/integration/{module}.py": name for name, modules in SHARED.items() for module in modules}
+# Modules on a Ray of this machine: one at a time, for two would wait for each other's processor. They share a cluster and a sweep too.
+ON_RAY = (
+    "test_classification_sweep",
+    "test_extended_sweep",
+    "test_failing_trials",
+    "test_find_cluster",
+    "test_forked",
+    "test_interruption",
+    "test_pack_cluster",
+    "test_protocols",
+    "test_readme",
+    "test_report_page",
+    "test_sweep",
+    "test_wandb",
+)
+GROUPS = {f"tests/integration/{module}.py": "on Ray" for module in ON_RAY}
 
 
 def group_of(module: str) -> str:
