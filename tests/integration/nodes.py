@@ -24,7 +24,7 @@ MEETING_PROCESS = "SynchronizationActor"  # where a trial's workers wait for eac
 STORE = 100 * 2**20  # bytes of each node's object store
 WITHOUT = {"no_monitor": True, "include_log_monitor": False}  # nothing here scales, or reads Ray's logs
 # Ray asks its nodes every 3 s, and takes one for lost that doesn't answer five times; where nothing is to be seen of these 15 s:
-SOON_LOST = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
+SOON_LOST = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "4"}
 LIST_GROUPS = (
     "import ray; ray.init(address='auto', log_to_driver=False, logging_level='CRITICAL'); from ray.util import placement_group_table; "
     "print('left:', [g['name'] for g in placement_group_table().values() if g['state'] != 'REMOVED'])"

@@ -23,6 +23,7 @@ from small_sweep import sweep_of
 
 from dfml.data.datasets import REPOSITORY
 from orchestration.records import load_record
+from tests import forked
 
 pytestmark = [
     pytest.mark.integration,
@@ -34,7 +35,8 @@ pytestmark = [
 JOB = "watched"
 PATIENCE = 500.0  # seconds
 # As often as a short sweep needs: Ray's processes tell their figures, in ms, and Prometheus asks for them.
-TOLD, ASKED = {"RAY_metrics_report_interval_ms": "5000"}, "scrape_interval: 3s"
+TOLD, ASKED = {"RAY_metrics_report_interval_ms": "1000"}, "scrape_interval: 1s"
+LONGER = ("--set", "image_size=64", "--set", "batch_size=8")  # epochs: what is told of single steps is to be asked for
 ABSENT = {"ray_dfml_top_1"}  # the score of classification
 
 
@@ -89,10 +91,10 @@ def filled(query: str) -> str:
 
 
 def test_a_running_sweep_is_seen_in_prometheus_grafana_and_the_ray_dashboard(few_emoji: Path, tmp_path: Path) -> None:
-    sweep = sweep_of(few_emoji, tmp_path, "sweep", trials=2)
+    sweep = sweep_of(few_emoji, tmp_path, "sweep", trials=2).added(*LONGER)
     with (
         ray_folder() as folder,
-        ray_start(folder, free_port(), "--num-cpus=2", **TOLD) as head,
+        ray_start(folder, free_port(), "--num-cpus=2", **forked.workers(), **TOLD) as head,
         prometheus(head, tmp_path) as prom,
     ):
         command = f"cd {REPOSITORY} && {shlex.join(sweep.command)}"
