@@ -133,10 +133,15 @@ def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:
 
 
 def _forget() -> None:
-    """Have what a new process has of its own: randomness, and torch's threads."""
+    """Have what a new process has of its own: randomness, torch's threads, W&B's temporary folders."""
     import numpy as np
     import torch
+    from wandb.sdk.artifacts.artifact import Artifact
+    from wandb.sdk.data_types._private import MEDIA_TMP
 
+    for temporary in (MEDIA_TMP, Artifact._TMP_DIR):
+        temporary._finalizer.detach()  # type: ignore[attr-defined]  # else the first to end deletes that of all
+        temporary.__init__()  # type: ignore[misc]
     random.seed()
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

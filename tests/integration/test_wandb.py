@@ -26,6 +26,7 @@ def record(sweep: Sweep, folder: str) -> dict[str, Any]:
 
 
 def test_a_sweep_is_a_group_and_a_trial_a_run(finished: tuple[Sweep, str], runs: dict[str, OfflineRun]) -> None:
+    assert [line for line in finished[1].splitlines() if "Weights & Biases failed" in line] == []
     assert set(runs) == {"trial 0", "trial 1", "trial 2", "winner"}
     (group,) = {run.group for run in runs.values()}
     ids = [run.id for run in runs.values()]
