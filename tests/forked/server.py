@@ -19,7 +19,6 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Ray itself isn't among them: its compiled part reads the environment, which tells a worker its job, when it is imported.
 PRELOADED = (
     "dfml.train.__main__",
     "dfml.evaluate.__main__",
@@ -38,72 +37,146 @@ PRELOADED = (
     "requests",
     "jsonschema",
     "pydantic",
-    "wandb",
+    "wandb.sdk.launch",  # which W&B imports when a run begins
     "rich.live",
 )
+PRELOADED_FOR_RAY = ("ray.tune", "ray.train.torch", "orchestration.trials.trial", "orchestration.trials.worker")
+HELPERS = 3  # at most: the jobs that run side by side
 LARGEST = 2**20  # bytes of a request: arguments and environment
 
 
-def serve(folder: Path) -> None:
-    """Fork until the test process has gone."""
-    for module in PRELOADED:
-        importlib.import_module(module)
-    woken, wake = os.pipe()
-    for end in (woken, wake):
-        os.set_blocking(end, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(str(folder / "partial"))
-    listener.listen(64)
-    (folder / "partial").rename(folder / "socket")
-    running: dict[int, socket.socket] = {}  # who waits for a process
+class Forks:
+    """Processes that were forked: each ends with who asked for it, who is told how it ended.
+
+    Args:
+        folder: gets a file for each process that stands for another.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[int, socket.socket] = {}  # who asked for a process
+        self._woken, wake = os.pipe()
+        for end in (self._woken, wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, content: bytes, fds: list[int], connection: socket.socket) -> None:
+        request = json.loads(content)
+        if (pid := os.fork()) == 0:
+            signal.set_wakeup_fd(-1)
+            os.setsid()
+            with contextlib.suppress(OSError):
+                connection.send(str(os.getpid()).encode())
+            _become(request, fds)
+        if "stands_for" in request:
+            (self._folder / str(pid)).write_text(str(request["stands_for"]))
+        self._running[pid] = connection
+
+    def wait(self, *sources: Any, seconds: float | None = None) -> list[Any]:
+        """Wait until one of the sources can be read, or for `seconds`; meanwhile look after the processes."""
+        waiting = {connection: pid for pid, connection in self._running.items()}
+        ready = select.select([self._woken, *sources, *waiting], [], [], seconds)[0]
+        if self._woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._woken, 4096)
+        for connection in waiting.keys() & set(ready):  # it says no more: who asked has gone
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(waiting[connection], signal.SIGKILL)
+            self._running[waiting[connection]] = socket.socket()
+            connection.close()
+        for pid in list(self._running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                (self._folder / str(pid)).unlink(missing_ok=True)
+                with self._running.pop(pid) as connection, contextlib.suppress(OSError):
+                    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        return [source for source in sources if source in ready]
+
+    def kill(self) -> None:
+        for pid in self._running:
+            os.kill(pid, signal.SIGKILL)
+
+
+def serve(folder: Path, listener: socket.socket) -> None:
+    """Answer who connects, until the test process has gone."""
+    forks = Forks(folder)
+    helpers: dict[str, socket.socket] = {}  # by the environment for which they have imported Ray
     while True:
-        waiting = {connection: pid for pid, connection in running.items()}
-        for ready in select.select([0, woken, listener, *waiting], [], [])[0]:
-            if ready == 0:
-                for pid in running:
-                    os.kill(pid, signal.SIGKILL)
-                os._exit(0)
-            elif ready == woken:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(woken, 4096)
-            elif ready is listener:
-                _answer(listener.accept()[0], running, folder)
-            elif ready.fileno() >= 0:  # it says no more: who waited has gone
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(waiting[ready], signal.SIGKILL)
-                running[waiting[ready]] = socket.socket()
-                ready.close()
-        _tell_of_the_ended(running, folder)
+        ready = forks.wait(0, listener)
+        if 0 in ready:
+            forks.kill()
+            return
+        if listener in ready:
+            connection = listener.accept()[0]
+            content, fds, _, _ = socket.recv_fds(connection, LARGEST, 3)
+            request = json.loads(content) if len(fds) == 3 else None
+            if request and Path(request["command"][0]).name == "setup_worker.py":
+                helper = _helper(request["environment"], helpers, folder)
+                socket.send_fds(helper, [content], [*fds, connection.fileno()])
+                connection.close()
+            elif request:
+                forks.start(content, fds, connection)
+            for fd in fds:
+                os.close(fd)
 
 
-def _answer(connection: socket.socket, running: dict[int, socket.socket], folder: Path) -> None:
-    content, fds, _, _ = socket.recv_fds(connection, LARGEST, 3)
-    if len(fds) < 3:
-        connection.close()
-        return
-    request = json.loads(content)
-    if (pid := os.fork()) == 0:
-        signal.set_wakeup_fd(-1)
-        os.setsid()
-        with contextlib.suppress(OSError):
-            connection.send(str(os.getpid()).encode())
-        _become(request, fds)
-    for fd in fds:
-        os.close(fd)
-    if "stands_for" in request:
-        (folder / str(pid)).write_text(str(request["stands_for"]))
-    running[pid] = connection
+def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], folder: Path) -> socket.socket:
+    """The one for an environment, started if there is none. Ray's compiled part reads what job a worker is for when it is imported."""
+    key = json.dumps(environment, sort_keys=True)
+    if key not in helpers:
+        while len(helpers) >= HELPERS:
+            helpers.pop(next(iter(helpers))).close()
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            for inherited in (mine, *helpers.values()):
+                inherited.close()
+            _help(environment, its, folder)
+        its.close()
+        helpers[key] = mine
+    helpers[key] = helpers.pop(key)  # the last to be closed
+    return helpers[key]
 
 
-def _tell_of_the_ended(running: dict[int, socket.socket], folder: Path) -> None:
-    for pid in list(running):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            (folder / str(pid)).unlink(missing_ok=True)
-            with running.pop(pid) as connection, contextlib.suppress(OSError):
-                connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> NoReturn:
+    """Fork Ray's workers of one job, each in the time of a fork: until no more are asked for and all have ended."""
+    server = os.getppid()
+    os.environ.clear()
+    os.environ.update(environment)
+    _import_ray()
+    forks = Forks(folder)
+    asked = True
+    while asked or forks:
+        if forks.wait(*([inbox] if asked else []), seconds=None if asked else 1):
+            content, fds, _, _ = socket.recv_fds(inbox, LARGEST, 4)
+            asked = bool(content)
+            if asked:
+                forks.start(content, fds[:3], socket.socket(fileno=fds[3]))
+                for fd in fds[:3]:
+                    os.close(fd)
+        if not asked and os.getppid() != server:
+            forks.kill()
+            break
+    os._exit(0)
+
+
+def _import_ray() -> None:
+    """Without using Ray's own random numbers, of which all forks would then draw the same: their tasks' ids have to differ."""
+    import ray.actor
+    from ray._raylet import ActorClassID
+
+    class Other:
+        @staticmethod
+        def from_random() -> ActorClassID:
+            return ActorClassID(os.urandom(ActorClassID.size()))
+
+    ray.actor.ActorClassID = Other
+    for module in PRELOADED_FOR_RAY:
+        importlib.import_module(module)
+    ray.actor.ActorClassID = ActorClassID
 
 
 def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:
@@ -188,5 +261,16 @@ def _work_for_ray(words: list[str]) -> None:
     runpy.run_path(rest[0], run_name="__main__")
 
 
+def main(folder: Path) -> None:
+    for module in PRELOADED:
+        importlib.import_module(module)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(folder / "partial"))
+    listener.listen(64)
+    (folder / "partial").rename(folder / "socket")
+    serve(folder, listener)
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,14 +37,7 @@ def head() -> Iterator[Head]:
 
 
 @pytest.fixture(scope="session")
-def ray_files() -> Iterator[Path]:
-    """Where Ray keeps the files of the `finished` sweep's session; its sockets need a short path."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="session")
-def finished(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory, ray_files: Path) -> tuple[Sweep, str]:
+def finished(head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
     """A sweep that ran to its end undisturbed, and what it printed."""
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("finished"), "sweep")
-    return sweep, sweep.run(environment={**OFFLINE, "RAY_TMPDIR": str(ray_files)})
+    return sweep, sweep.run(environment={**head.named, **OFFLINE})

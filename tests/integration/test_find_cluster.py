@@ -155,7 +155,10 @@ def test_a_trial_that_cannot_be_placed_is_told_who_holds_the_cluster(head: Head,
 
 
 def test_one_gpu_is_enough_for_a_sweep_that_is_not_told_how_many_workers_it_may_have(few_emoji: Path) -> None:
-    with ray_folder() as folder, ray_start(folder, free_port(), "--num-cpus=2", "--num-gpus=1") as one_gpu:
+    with (
+        ray_folder() as folder,
+        ray_start(folder, free_port(), "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false") as one_gpu,
+    ):
         said = sweep_of(few_emoji, folder, "sweep").added("--dry-run").run(environment=one_gpu.named)
     assert "(1 node, 1 GPU and 2 CPU cores)" in said
     assert (

@@ -17,9 +17,12 @@ from tests import forked
 pytestmark = pytest.mark.integration
 ACTOR = """
 import os, sys, ray
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"A": "b"}})
-actor = ray.remote(type("Actor", (), {"facts": lambda self: [os.getpid(), os.environ["A"], "torch" in sys.modules]})).remote()
-print(*ray.get(actor.facts.remote()), flush=True)
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"A": "b"}})
+def facts(self):
+    return [os.getpid(), os.environ["A"], "torch" in sys.modules, ray.UniqueID.from_random().hex()]
+kind = ray.remote(num_cpus=1)(type("Actor", (), {"facts": facts}))
+actor, other = kind.remote(), kind.remote()
+print(*ray.get(actor.facts.remote()), *ray.get(other.facts.remote()), flush=True)
 input()
 """
 
@@ -61,8 +64,10 @@ def test_a_rays_workers_are_forked_and_end_with_what_stands_for_them() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with forked.Popen(command, env={**os.environ, **forked.workers()}, **pipes) as driver:
         assert driver.stdout is not None
-        pid, value, has_torch = driver.stdout.readline().split()
+        pid, value, has_torch, random, *of_other = driver.stdout.readline().split()
         assert (value, has_torch) == ("b", "True")
+        assert of_other[0] != pid
+        assert of_other[-1] != random
         worker = psutil.Process(int(pid))
         parents = forked.ancestors(worker)
         assert parents[1].name() == "raylet"

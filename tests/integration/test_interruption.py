@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import pytest
 from nodes import Console
-from small_sweep import OFFLINE, Sweep, sweep_of
+from ray_head import Head, ray_folder
+from small_sweep import OFFLINE, WANDB_KEY, Sweep, sweep_of
 from train_workers import train_workers
-from wandb_files import offline_runs
+from wandb_files import files_with, offline_runs
 
 import dfml
 from dfml import storage
@@ -66,17 +67,22 @@ def bucket(moto: Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cut(bucket: str, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Cut:
+def cut(bucket: str, head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Cut:
+    """The first session on a Ray of its own, of which nothing may be left; the second on a cluster that was there."""
     storage.upload(few_emoji, f"{bucket}/few")
     here = tmp_path_factory.mktemp("cut")
     sweep = sweep_of(f"{bucket}/few", f"{bucket}/sweeps", "cloud")
     sweep = sweep.added("--checkpoint-steps", "1", "--cache-dir", str(here / "cache"))
     environment = {**OFFLINE, "WANDB_DIR": str(here)}
-    console = Console(sweep.start(environment))
-    seen, killed_after = lose_a_worker(sweep, console)
-    console.wait_for("trial 1  epoch 1/3")
-    interrupt(console)
-    return Cut(sweep, seen, killed_after, console.printed, sweep.run(environment=environment), here, here / "cache")
+    with ray_folder() as ray_files:
+        console = Console(sweep.start({**environment, "RAY_TMPDIR": str(ray_files)}))
+        seen, killed_after = lose_a_worker(sweep, console)
+        console.wait_for("trial 1  epoch 1/3")
+        interrupt(console)
+        assert list(ray_files.glob("ray/session_*/logs/raylet.out"))
+        assert files_with(WANDB_KEY, ray_files) == []
+    second = sweep.run(environment={**head.named, **environment})
+    return Cut(sweep, seen, killed_after, console.printed, second, here, here / "cache")
 
 
 def lose_a_worker(sweep: Sweep, console: Console) -> tuple[list[str], int]:
@@ -98,7 +104,7 @@ def lose_a_worker(sweep: Sweep, console: Console) -> tuple[list[str], int]:
 
 
 def interrupt(console: Console) -> None:
-    """Press Ctrl-C, as a terminal passes it on; all processes must end within seconds."""
+    """Press Ctrl-C, as a terminal passes it on; all processes must end within seconds. None has W&B's key in its environment."""
     driver = console.process.pid
     family = [*psutil.Process(driver).children(recursive=True), *train_workers(driver)]
     assert len(family) > 5  # raylet, GCS, dashboard, workers, …

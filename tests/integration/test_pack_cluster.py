@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray_head import Head
 
 from dfml.data.manifest import FILE_NAME
 from dfml.data.packing import FILES, JOURNAL
@@ -27,14 +28,14 @@ def command(module: list[str], root: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", *module, "--root", str(root), "--out", str(out), "--shard-size", "1"]
 
 
-def start(root: Path, out: Path) -> forked.Popen:
-    """Over a cluster of its own, in a process group of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+def start(root: Path, out: Path, head: Head | None = None) -> forked.Popen:
+    """In a process group of its own, over a cluster of its own or the one that is given."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | forked.workers()
     return forked.Popen(
         command(["orchestration.pack"], root, out),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment | forked.workers(),
+        env=head.named if head else environment,
     )
 
 
@@ -88,17 +89,19 @@ def killed(root: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(killed: Path, root: Path) -> None:
+def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(
+    killed: Path, root: Path, head: Head
+) -> None:
     assert not (killed / FILE_NAME).exists()
     finished = journals(killed)
     assert 3 <= len(finished) < 240
     before = {name: (killed / name).stat().st_mtime_ns for name in finished}
 
-    process = start(root, killed)  # without --skip-bad: one sentence, as from this machine's own processes
+    process = start(root, killed, head)  # without --skip-bad: one sentence, as from this machine's own processes
     printed, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, printed) == (2, "")
     assert said.splitlines()[0].startswith("packing 240 images (")
-    assert said.splitlines()[1].startswith("a Ray cluster on this machine")
+    assert said.splitlines()[1].startswith(f"the Ray cluster at {head.address}")
     (sentence,) = (
         line for line in said.splitlines()[2:] if not line.startswith("packing: ")
     )  # a slow machine's progress
@@ -106,7 +109,7 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(kille
     assert not (killed / FILE_NAME).exists()
 
     (root / "class 3" / "7.png").write_bytes((root / "class 3" / "8.png").read_bytes())
-    process = start(root, killed)
+    process = start(root, killed, head)
     printed, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert printed.splitlines()[:2] == ["train: 120 images of 3 classes", "test: 120 images of 3 classes"]
@@ -128,6 +131,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(root: Path, tmp_path: Path) ->
     finally:
         process.kill()
     assert (process.returncode, printed) == (130, "")
+    assert said.splitlines()[1].startswith("a Ray cluster on this machine")
     lines = [line for line in said.splitlines()[2:] if not line.startswith("packing: ")]  # a slow machine's progress
     assert lines == ["stopped; the same command goes on from here"]
     assert_all_end(family)

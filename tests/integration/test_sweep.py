@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ray_head import Head
 from safetensors.torch import load_file
 from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, sweep_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -119,11 +119,12 @@ def test_the_same_name_with_another_plan_is_refused(finished: tuple[Sweep, str])
     assert (finished[0].folder / "sweep.json").read_bytes() == before
 
 
-def test_more_workers_than_the_cluster_has_is_said_and_leaves_nothing(few_emoji: Path, tmp_path: Path) -> None:
-    workers = (os.cpu_count() or 1) + 1
+def test_more_workers_than_the_cluster_has_is_said_and_leaves_nothing(
+    head: Head, few_emoji: Path, tmp_path: Path
+) -> None:
     sweep = sweep_of(few_emoji, tmp_path, "sweep")
-    said = sweep.added("--workers-per-trial", str(workers)).run(code=2)
-    assert f"--workers-per-trial {workers} is more" in said
+    said = sweep.added("--workers-per-trial", "3").run(code=2, environment=head.named)
+    assert "--workers-per-trial 3 is more" in said
     assert "CPU cores" in said
     assert "Traceback" not in said
     assert not sweep.folder.exists()

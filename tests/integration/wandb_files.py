@@ -78,3 +78,9 @@ def _key(item: Any) -> str:
 def offline_runs(sweep: Path) -> list[OfflineRun]:
     """All offline runs in a sweep's folder, in the order in which they were begun."""
     return [OfflineRun(folder) for folder in sorted((sweep / "wandb").glob("offline-run-*"))]
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    """The files below a folder that hold a text."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    return [file for file in files if text.encode() in file.read_bytes()]
