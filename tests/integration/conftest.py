@@ -32,7 +32,10 @@ def few_emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
     """A Ray cluster of two cores for all tests that can share one; its workers are forked."""
-    with ray_folder() as folder, ray_start(folder, free_port(), "--num-cpus=2", **forked.workers()) as head:
+    # It lives for minutes: what watches its files and processes for the dashboard does so rarely.
+    seldom = {"REPORTER_UPDATE_INTERVAL_MS": "60000"}
+    flags = ["--num-cpus=2", "--include-log-monitor=false"]
+    with ray_folder() as folder, ray_start(folder, free_port(), *flags, **forked.workers(), **seldom) as head:
         yield head
 
 
