@@ -40,8 +40,8 @@ PRELOADED = (
     "wandb.sdk.launch",  # which W&B imports when a run begins
     "rich.live",
 )
-PRELOADED_FOR_RAY = ("ray.tune", "ray.train.torch", "orchestration.trials.trial", "orchestration.trials.worker")
-HELPERS = 3  # at most: the jobs that run side by side
+PRELOADED_WITH_RAY = ("orchestration.sweep", "orchestration.pack", "ray.train.torch")
+HELPERS = 4  # at most: those of two jobs that run side by side, a driver's and its workers'
 LARGEST = 2**20  # bytes of a request: arguments and environment
 
 
@@ -114,7 +114,7 @@ def serve(folder: Path, listener: socket.socket) -> None:
             connection = listener.accept()[0]
             content, fds, _, _ = socket.recv_fds(connection, LARGEST, 3)
             request = json.loads(content) if len(fds) == 3 else None
-            if request and Path(request["command"][0]).name == "setup_worker.py":
+            if request and _uses_ray(request["command"]):
                 helper = _helper(request["environment"], helpers, folder)
                 socket.send_fds(helper, [content], [*fds, connection.fileno()])
                 connection.close()
@@ -124,8 +124,14 @@ def serve(folder: Path, listener: socket.socket) -> None:
                 os.close(fd)
 
 
+def _uses_ray(words: list[str]) -> bool:
+    return Path(words[0]).name in ("setup_worker.py", "run_sweep.py") or any(
+        "orchestration" in word for word in words[:2]
+    )
+
+
 def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], folder: Path) -> socket.socket:
-    """The one for an environment, started if there is none. Ray's compiled part reads what job a worker is for when it is imported."""
+    """The one for an environment, started if there is none. Ray's compiled part reads its own (a worker's job) when it is imported."""
     key = json.dumps(environment, sort_keys=True)
     if key not in helpers:
         while len(helpers) >= HELPERS:
@@ -142,7 +148,7 @@ def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], fold
 
 
 def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> NoReturn:
-    """Fork Ray's workers of one job, each in the time of a fork: until no more are asked for and all have ended."""
+    """Import Ray, and fork drivers and workers that have it: until no more are asked for and all have ended."""
     server = os.getppid()
     os.environ.clear()
     os.environ.update(environment)
@@ -165,6 +171,7 @@ def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> No
 
 def _import_ray() -> None:
     """Without using Ray's own random numbers, of which all forks would then draw the same: their tasks' ids have to differ."""
+    importlib.import_module("orchestration.environment")
     import ray.actor
     from ray._raylet import ActorClassID
 
@@ -174,9 +181,10 @@ def _import_ray() -> None:
             return ActorClassID(os.urandom(ActorClassID.size()))
 
     ray.actor.ActorClassID = Other
-    for module in PRELOADED_FOR_RAY:
+    for module in PRELOADED_WITH_RAY:
         importlib.import_module(module)
     ray.actor.ActorClassID = ActorClassID
+    del sys.modules["orchestration.environment"]  # a driver's own import of it is to set the driver's environment
 
 
 def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_head import Head, free_port, ray_folder, ray_start
+from ray_head import SETTINGS, Head, free_port, ray_folder, ray_start
 from small_sweep import OFFLINE, TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
 
 from dfml.data.packing import pack
@@ -15,8 +15,8 @@ from tests import forked
 
 # A sweep finds a cluster that runs on this machine; these are to start their own, or to be told of one.
 os.environ.setdefault("RAY_ADDRESS", "local")
-# Ray's workers let all other processes go first (15); here other tests run beside them, and Ray's own must not wait for any.
-os.environ.setdefault("RAY_worker_niceness", "5")
+for name, value in SETTINGS.items():
+    os.environ.setdefault(name, value)
 # Weights & Biases takes seconds of each sweep; two of them have it (test_wandb.py, test_interruption.py).
 os.environ.setdefault("WANDB_MODE", "disabled")
 

@@ -19,6 +19,9 @@ import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
 PATIENCE = 90  # seconds
+# Of Ray, for a machine on which other tests run beside it: its workers let all other processes go first (15), but not so much that Ray's
+# own wait for them; none is started before it is known for what, as a sweep's have an environment of their own.
+SETTINGS = {"RAY_worker_niceness": "5", "RAY_prestart_worker_first_driver": "0"}
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Head:
 def environment_of(folder: Path) -> dict[str, str]:
     """This process's environment, but with another place for Ray's files and with no cluster named."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return inherited | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "5"}
+    return inherited | SETTINGS | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"}
 
 
 def free_port() -> int:

@@ -72,7 +72,7 @@ def cut(bucket: str, head: Head, few_emoji: Path, tmp_path_factory: pytest.TempP
     storage.upload(few_emoji, f"{bucket}/few")
     here = tmp_path_factory.mktemp("cut")
     sweep = sweep_of(f"{bucket}/few", f"{bucket}/sweeps", "cloud")
-    sweep = sweep.added("--checkpoint-steps", "1", "--cache-dir", str(here / "cache"))
+    sweep = sweep.added("--checkpoint-steps", "2", "--cache-dir", str(here / "cache"))
     environment = {**OFFLINE, "WANDB_DIR": str(here)}
     with ray_folder() as ray_files:
         console = Console(sweep.start({**environment, "RAY_TMPDIR": str(ray_files)}))
@@ -99,7 +99,7 @@ def lose_a_worker(sweep: Sweep, console: Console) -> tuple[list[str], int]:
         if len(seen) == 2 and not killed_after:
             train_workers(console.process.pid)[-1].kill()
             killed_after = len(seen)
-        time.sleep(0.01)
+        time.sleep(0.03)
     return seen, killed_after
 
 

@@ -274,7 +274,7 @@ def test_no_daemon_outlives_the_tests(how: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        daemons = psutil.Process(process.pid).children()  # not what these may start for a moment, to ask a disk how it is
+        daemons = psutil.Process(process.pid).children()  # not theirs, which live for a moment
         folder = Path(daemons[0].cmdline()[2]).parent
         assert {daemon.name() for daemon in daemons} == {"ceph-mon", "ceph-mgr", "ceph-osd", "radosgw"}
         process.send_signal(how)

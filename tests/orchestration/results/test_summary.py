@@ -94,9 +94,15 @@ def test_what_ended_a_trial_is_said() -> None:
     ]
 
 
-def test_costs_are_columns_where_there_are_any() -> None:
+def test_each_cell_stands_below_its_heading_and_costs_are_columns_where_there_are_any() -> None:
     plain = [record(0, 0.5)]
     assert trial_columns(plain) == ["trial", "K", "lr", "schedule", "epochs", "R@1", "ended"]
+    row = dict(zip(trial_columns(plain), trial_rows(plain)[0], strict=True))
+    recipe, epochs = plain[0].training_recipe(), len(plain[0].epochs)
+    assert recipe.routers != epochs
+    assert [row[name] for name in ("trial", "K", "lr", "epochs", "R@1")] == [
+        "0", str(recipe.routers), f"{recipe.lr:.1e}", str(epochs), "0.500"
+    ]  # fmt: skip
     spent = [record(0, 0.5, cpu_hours=1.2345), record(1, 0.5, s3_bytes=1_240_000_000)]
     assert trial_columns(spent)[-3:] == ["CPU h", "from S3", "ended"]
     assert [row[-3:-1] for row in trial_rows(spent)] == [["1.23", "0 B"], ["0", "1.24 GB"]]
