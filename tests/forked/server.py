@@ -40,7 +40,7 @@ PRELOADED = (
     "wandb.sdk.launch",  # which W&B imports when a run begins
     "rich.live",
 )
-PRELOADED_WITH_RAY = ("orchestration.sweep", "orchestration.pack", "ray.train.torch")
+PRELOADED_WITH_RAY = ("orchestration.sweep", "ray.train.torch")
 HELPERS = 4  # at most: those of two jobs that run side by side, a driver's and its workers'
 LARGEST = 2**20  # bytes of a request: arguments and environment
 
@@ -125,9 +125,7 @@ def serve(folder: Path, listener: socket.socket) -> None:
 
 
 def _uses_ray(words: list[str]) -> bool:
-    return Path(words[0]).name in ("setup_worker.py", "run_sweep.py") or any(
-        "orchestration" in word for word in words[:2]
-    )
+    return Path(words[0]).name in ("setup_worker.py", "run_sweep.py")
 
 
 def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], folder: Path) -> socket.socket:
@@ -138,8 +136,6 @@ def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], fold
             helpers.pop(next(iter(helpers))).close()
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
-            for inherited in (mine, *helpers.values()):
-                inherited.close()
             _help(environment, its, folder)
         its.close()
         helpers[key] = mine
@@ -150,6 +146,9 @@ def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], fold
 def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> NoReturn:
     """Import Ray, and fork drivers and workers that have it: until no more are asked for and all have ended."""
     server = os.getppid()
+    signal.set_wakeup_fd(-1)
+    os.closerange(3, inbox.fileno())  # among them the first request's output, which would not end else
+    os.closerange(inbox.fileno() + 1, 4096)
     os.environ.clear()
     os.environ.update(environment)
     _import_ray()

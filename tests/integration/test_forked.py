@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dfml.data.datasets import REPOSITORY
 from tests import forked
 
 pytestmark = pytest.mark.integration
@@ -79,3 +80,10 @@ def test_a_rays_workers_are_forked_and_end_with_what_stands_for_them() -> None:
             time.sleep(0.05)
         driver.communicate("\n")
     assert driver.returncode == 0
+
+
+def test_what_a_sweep_says_ends_with_it() -> None:
+    for _ in range(2):  # the second is forked from what the first has started
+        done = forked.run([sys.executable, str(REPOSITORY / "run_sweep.py"), "--help"], capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("usage: run_sweep.py")
