@@ -142,7 +142,7 @@ def see_epochs(page: Page, head: Head, picture: Path) -> None:
     page.goto(f"{head.dashboard}/#/jobs/{JOB}")
     line = page.get_by_text("trial 1  epoch 1/3").first
     expect(line).to_be_visible(timeout=60_000)
-    line.scroll_into_view_if_needed()
+    line.evaluate("element => element.scrollIntoView()")  # the page draws it anew with each line that comes
     page.screenshot(path=picture)
 
 
