@@ -6,7 +6,7 @@ that start, it has two ways around it:
 - `Popen` and `run` stand for subprocess's: for commands that are this Python with `-m MODULE`, `-c CODE` or a script.
 - `workers()` are environment variables with which the workers of a Ray that is started under them are forked too.
 
-One server a test process forks them all (`server.py`); it ends with the test process, and they with it.
+One server per test process forks them all (`server.py`); it ends with the test process, and they with it.
 """
 
 from tests.forked.client import Popen, ancestors, run, start, workers

@@ -1,4 +1,8 @@
-"""Forks a process for each request: `python -m tests.forked.server FOLDER`, where its socket is to be. Ends when its input does."""
+"""Fork a process per request: `python -m tests.forked.server FOLDER`, where its socket is to be. Ends when its input does.
+
+Commands are forked from this server, which has torch and timm. Sweeps and Ray's workers are forked from helpers, which are forked from it
+and have imported Ray: one helper per environment, as Ray's compiled part reads the environment when it is imported.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ LARGEST = 2**20  # bytes of a request: arguments and environment
 
 
 class Forks:
-    """Processes that were forked: each ends with who asked for it, who is told how it ended.
+    """Fork processes, and look after them: each ends with its client, and the client is told how it ended.
 
     Args:
         folder: gets a file for each process that stands for another.
@@ -54,7 +58,7 @@ class Forks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._running: dict[int, socket.socket] = {}  # who asked for a process
+        self._running: dict[int, socket.socket] = {}  # the connection to its client, by process
         self._woken, wake = os.pipe()
         for end in (self._woken, wake):
             os.set_blocking(end, False)
@@ -129,7 +133,7 @@ def _uses_ray(words: list[str]) -> bool:
 
 
 def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], folder: Path) -> socket.socket:
-    """The one for an environment, started if there is none. Ray's compiled part reads its own (a worker's job) when it is imported."""
+    """Return the inbox of the helper for an environment; start it if there is none."""
     key = json.dumps(environment, sort_keys=True)
     if key not in helpers:
         while len(helpers) >= HELPERS:
@@ -144,10 +148,10 @@ def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], fold
 
 
 def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> NoReturn:
-    """Import Ray, and fork drivers and workers that have it: until no more are asked for and all have ended."""
+    """Import Ray, then fork sweeps and workers, until no more are asked for and all have ended."""
     server = os.getppid()
     signal.set_wakeup_fd(-1)
-    os.closerange(3, inbox.fileno())  # among them the first request's output, which would not end else
+    os.closerange(3, inbox.fileno())  # the first request's output among them: it would never end
     os.closerange(inbox.fileno() + 1, 4096)
     os.environ.clear()
     os.environ.update(environment)
@@ -169,7 +173,7 @@ def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> No
 
 
 def _import_ray() -> None:
-    """Without using Ray's own random numbers, of which all forks would then draw the same: their tasks' ids have to differ."""
+    """Import Ray without drawing from its random numbers: all forks would draw the same ones after, and their tasks' ids must differ."""
     importlib.import_module("orchestration.environment")
     import ray.actor
     from ray._raylet import ActorClassID
