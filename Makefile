@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # Two processes, each of which takes a group of modules at a time (tests/conftest.py).
 TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
+# What pytest compiles is kept for the next run, also where Python is told not to keep it: 5 seconds of each process.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream
 
 setup: $(VENV)/ready
@@ -24,15 +27,15 @@ test: setup
 
 # The unit tests alone: no cluster, one process or two, a second at most as a rule.
 test-quick: setup
-	$(BIN)/python -m pytest $(TWO) -m "not integration"
+	$(BIN)/python -m pytest $(TWO) -m "not integration" --ignore tests/integration
 
-# On clusters of several nodes, and a machine reached over SSH (Debian's openssh-server).
+# What is lost on the way: workers, nodes, whole sweeps; and a machine reached over SSH (Debian's openssh-server).
 test-clusters: setup
-	$(BIN)/python -m pytest -m clusters
+	$(BIN)/python -m pytest $(TWO) -m clusters tests/integration
 
 # What people see and take away: dashboards in Chromium and Prometheus (Debian's packages), the documents' examples followed, exported models.
 test-views: setup
-	$(BIN)/python -m pytest -m views
+	$(BIN)/python -m pytest $(TWO) -m views
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from typing import Any
 
 import pytest
-import torch
 
+from tests import budgets, forked
 from tests.budgets import budget_of, module_of
-
-pytest_plugins = ["tests.s3.places", "tests.budgets"]
-
-torch.set_num_threads(1)
 
 # Modules on a Ray of this machine: one at a time, for two would wait for each other's processor. They share a cluster and a sweep too.
 ON_RAY = (
@@ -35,6 +32,26 @@ GROUPS = {f"tests/integration/{module}.py": "on Ray" for module in ON_RAY}
 def group_of(module: str) -> str:
     """Return what a module shares with others, its own name if nothing: modules of a group run in one process."""
     return GROUPS.get(module, module)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(budgets)
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist
+    if not is_worker:
+        forked.share()
+    if is_worker or not config.getoption(
+        "numprocesses", None
+    ):  # xdist's first process runs no tests: nothing for it to import
+        gc.disable()  # nothing that is imported is garbage: 3 seconds of each process
+        import torch
+
+        torch.set_num_threads(1)
+        config.pluginmanager.import_plugin("tests.s3.places")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -53,6 +53,7 @@ def test_a_classifier_classifies_through_its_recipes_path(inference: str) -> Non
     assert torch.equal(model.classify(PICTURES), by_path[inference])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("inference", ["full", "routed"])
 def test_training_is_the_same_and_scored_through_the_recipes_path(inference: str, train_images: ShardedImages) -> None:
     subset = subset_of_classes(train_images)
@@ -92,6 +93,7 @@ def test_routed_inference_needs_routers_that_train() -> None:
         recipe_from({**TINY, "inference": "routed", "routed_weight": 0.0})
 
 
+@pytest.mark.integration
 def test_flops_fall_with_more_routers_and_more_factorized_blocks_and_rise_with_the_test_size() -> None:
     def flops(**values: Any) -> int:
         return routed_flops(Recipe(backbone="test_vit3", image_size=32, **values))

@@ -152,6 +152,7 @@ def test_resumed_run_gives_the_figures_of_an_uninterrupted_one(
     torch.testing.assert_close(parameters(second), trained, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("stop", [(1, 1), (1, 3), (2, 2)], ids=["first step", "warm-up", "after warm-up"])
 def test_run_resumed_within_an_epoch_gives_the_figures_of_an_uninterrupted_one(
     train: ClassSubset,
@@ -223,6 +224,7 @@ def test_learning_rate_far_too_high_stops_the_run(tiny_recipe: Recipe, train: Cl
         list(training.epochs())
 
 
+@pytest.mark.integration
 def test_training_tells_the_classes_apart(tiny_recipe: Recipe, train: ClassSubset) -> None:
     """Ten epochs: the full path's loss on the training images falls by a sixth and more."""
     changes = {"epochs": 10, "schedule": CosineDecay()}

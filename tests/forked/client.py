@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import json
 import os
@@ -22,6 +23,7 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parents[2]
 INTERPRETER = Path(__file__).parent / "interpreter"  # its sitecustomize.py stands between Ray and its workers
 START_SECONDS = 120
+SHARED = "DFML_FORKS"  # in the environment: the folder of the server that the processes of a run of pytest share
 
 
 class Popen(subprocess.Popen[str]):
@@ -89,26 +91,37 @@ def run(
     return done
 
 
+def share() -> None:
+    """Have this process and those that it starts, pytest-xdist's, share one server. It ends with this process."""
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="forked-", dir="/tmp")  # a socket's path must be short
+    (Path(os.environ[SHARED]) / "owner").write_text(str(os.getpid()))
+    atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
+
+
 @functools.cache
 def server() -> Path:
-    """This test process's server, started now if it wasn't before: the folder of its socket."""
-    folder = Path(tempfile.mkdtemp(prefix="forked-", dir="/tmp"))  # a socket's path must be short
-    command = [sys.executable, "-m", "tests.forked.server", str(folder)]
+    """The server, started now if it wasn't before: the folder of its socket."""
+    if SHARED not in os.environ:
+        share()
+    folder = Path(os.environ[SHARED])
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "socket").exists():
+            _start(folder)
+    return folder
+
+
+def _start(folder: Path) -> None:
+    command = [sys.executable, "-m", "tests.forked.server", str(folder), (folder / "owner").read_text()]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    # It ends when its input does, that is, with this process.
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, start_new_session=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     end = time.monotonic() + START_SECONDS
     while not (folder / "socket").exists():
         assert process.poll() is None, "the server has ended"
         assert time.monotonic() < end
         time.sleep(0.02)
-    return folder
-
-
-def start() -> None:
-    """Start the server before it is needed."""
-    server()
 
 
 def workers() -> dict[str, str]:

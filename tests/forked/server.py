@@ -1,4 +1,4 @@
-"""Fork a process per request: `python -m tests.forked.server FOLDER`, where its socket is to be. Ends when its input does.
+"""Fork a process per request: `python -m tests.forked.server FOLDER OWNER`, where its socket is to be, and the process it ends with.
 
 Commands are forked from this server, which has torch and timm. Sweeps and Ray's workers are forked from helpers, which are forked from it
 and have imported Ray: one helper per environment, as Ray's compiled part reads the environment when it is imported.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -45,7 +46,7 @@ PRELOADED = (
     "rich.live",
 )
 PRELOADED_WITH_RAY = ("orchestration.sweep", "ray.train.torch")
-HELPERS = 4  # at most: those of two jobs that run side by side, a driver's and its workers'
+HELPERS = 6  # at most: those of three jobs that run side by side, a driver's and its workers'
 LARGEST = 2**20  # bytes of a request: arguments and environment
 
 
@@ -105,13 +106,14 @@ class Forks:
             os.kill(pid, signal.SIGKILL)
 
 
-def serve(folder: Path, listener: socket.socket) -> None:
-    """Answer who connects, until the test process has gone."""
+def serve(folder: Path, listener: socket.socket, owner: int) -> None:
+    """Answer who connects, until the process `owner` has gone."""
     forks = Forks(folder)
     helpers: dict[str, socket.socket] = {}  # by the environment for which they have imported Ray
+    gone = os.pidfd_open(owner)
     while True:
-        ready = forks.wait(0, listener)
-        if 0 in ready:
+        ready = forks.wait(gone, listener)
+        if gone in ready:
             forks.kill()
             return
         if listener in ready:
@@ -156,6 +158,7 @@ def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> No
     os.environ.clear()
     os.environ.update(environment)
     _import_ray()
+    gc.freeze()
     forks = Forks(folder)
     asked = True
     while asked or forks:
@@ -272,16 +275,19 @@ def _work_for_ray(words: list[str]) -> None:
     runpy.run_path(rest[0], run_name="__main__")
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, owner: int) -> None:
+    gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
+    gc.enable()
+    gc.freeze()  # a fork that collects garbage would touch, and so copy, all that was imported
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(folder / "partial"))
     listener.listen(64)
     (folder / "partial").rename(folder / "socket")
-    serve(folder, listener)
+    serve(folder, listener, owner)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -43,7 +43,7 @@ def test_from_a_folder_to_a_classifier(head: Head, tmp_path: Path) -> None:
     done = forked.run(packing, cwd=tmp_path, capture_output=True, check=True)
     assert "search_spaces/imagenet.yaml" in done.stdout
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    arguments = f"--dataset mini --data {tmp_path}/packed --search-space {tmp_path}/space.yaml --storage {tmp_path} --name sweep --trials 2"
+    arguments = f"--dataset mini --data {tmp_path}/packed --search-space {tmp_path}/space.yaml --storage {tmp_path} --name sweep --trials 1"
     sweep = Sweep(arguments.split(), tmp_path, "sweep")
     printed = sweep.run(environment=head.named)
     assert "validation top-1" in printed

@@ -26,7 +26,7 @@ from dfml.data.manifest import read_manifest
 from tests.s3.places import client_of, new_bucket, use
 from tests.s3.servers import Server
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 CLEAN_END = 30  # seconds from Ctrl-C to the end of all processes
 

@@ -18,7 +18,7 @@ from dfml.data.packing import FILES, JOURNAL
 from tests import forked
 from tests.packed import files_below, slow_images
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 PATIENCE = 60  # seconds
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")

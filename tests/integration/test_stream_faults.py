@@ -286,6 +286,6 @@ def test_a_manifest_that_cannot_be_used_is_one_sentence(
     streamed: Streamed, spoil: Callable[[bytes], bytes | None], said: str
 ) -> None:
     content = (streamed.folder / FILE_NAME).read_bytes()
-    streamed.replace_manifest(spoil(content))
-    assert said in refusal_of(streamed.place, streamed.cache_folder)
+    with streamed.manifest(spoil(content)):
+        assert said in refusal_of(streamed.place, streamed.cache_folder)
     assert streamed.gets("") == streamed.gets(FILE_NAME) == 1

@@ -10,6 +10,7 @@ import io
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,12 +140,18 @@ class Streamed:
     def gets(self, file: str) -> int:
         return self.proxy.gets_of(self.path(file))
 
-    def replace_manifest(self, content: bytes | None) -> None:
-        """Another manifest on S3, or none."""
+    @contextmanager
+    def manifest(self, content: bytes | None) -> Iterator[None]:
+        """Have another manifest on S3, or none."""
         bucket, key = self.path(FILE_NAME)[1:].split("/", 1)
-        client_of(self.server).delete_object(Bucket=bucket, Key=key)
-        if content is not None:
-            client_of(self.server).put_object(Bucket=bucket, Key=key, Body=content)
+        client = client_of(self.server)
+        client.delete_object(Bucket=bucket, Key=key)
+        try:
+            if content is not None:
+                client.put_object(Bucket=bucket, Key=key, Body=content)
+            yield
+        finally:
+            client.put_object(Bucket=bucket, Key=key, Body=(self.folder / FILE_NAME).read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -157,10 +164,16 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_set_on_s3(small_set: Path, moto: Server) -> str:
+    return upload(small_set, moto)
+
+
 @pytest.fixture
-def streamed(small_set: Path, moto: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Streamed]:
+def streamed(
+    small_set: Path, small_set_on_s3: str, moto: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Streamed]:
     """The small data set on S3."""
-    place = upload(small_set, moto)
     with Proxy(moto.endpoint) as proxy:
         use(replace(moto, endpoint=proxy.endpoint), monkeypatch)
-        yield Streamed(small_set, place, moto, proxy, tmp_path / "cache")
+        yield Streamed(small_set, small_set_on_s3, moto, proxy, tmp_path / "cache")

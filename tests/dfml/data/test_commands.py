@@ -108,6 +108,7 @@ def test_pack_of_a_table(run: Run, photos: Path, tmp_path: Path) -> None:
     refused(run("pack", "--table", tmp_path / "none.csv", "--out", tmp_path / "b"), "none.csv is not a file")
 
 
+@pytest.mark.integration
 def test_pack_of_a_packed_set_by_name_copies_it(run: Run, tmp_path: Path) -> None:
     code, printed, _ = run("pack", "--dataset", "emoji", "--out", tmp_path)
     assert code == 0

@@ -82,12 +82,9 @@ def test_every_family_is_exported_for_any_batch(kind: str, family: str, tmp_path
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
-ONNX_TAKES_LONG = pytest.mark.parametrize(
-    "kind", [pytest.param("onnx", marks=[pytest.mark.integration, pytest.mark.views]), "torch-export"]
-)
-
-
-@ONNX_TAKES_LONG
+@pytest.mark.integration
+@pytest.mark.views
+@pytest.mark.parametrize("kind", ENDINGS)
 def test_a_file_says_how_to_make_of_an_image_what_the_model_makes_of_it(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +134,8 @@ def test_a_classifier_gives_probabilities_of_the_classes_named(kind: str, tmp_pa
     }
 
 
+@pytest.mark.integration
+@pytest.mark.views
 def test_a_model_and_its_file_may_lie_on_s3(
     best: Path, tmp_path: Path, moto: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +174,8 @@ def test_what_looks_like_pictures_is_smooth_and_in_their_range() -> None:
     assert (images.diff(dim=3).abs().mean() < images.std() / 4).item()  # neighbours are alike
 
 
+@pytest.mark.integration
+@pytest.mark.views
 def test_a_file_that_differs_from_the_model_is_not_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights so large that float32 can't hold what comes of them: no two ways to sum agree."""
     torch.manual_seed(0)

@@ -147,6 +147,7 @@ def test_every_entry_of_the_contents_has_its_place(report: tuple[Path, Page, str
     assert len(targets) >= 11
 
 
+@pytest.mark.integration
 def test_written_again_a_figure_that_is_left_out_goes(sweep_with_report: Results) -> None:
     sweep = sweep_with_report
     folder = Path(sweep.sweep, "report")
@@ -178,6 +179,7 @@ def test_a_classifier_has_no_gallery(sweep: Results) -> None:
     assert 'id="retrievals"' not in page_of(results_of_trials([record(0, 0.5)]))
 
 
+@pytest.mark.integration
 def test_results_of_earlier_sweeps_are_read_and_shown(sweep_with_report: Results) -> None:
     """As they were stored before runs, routers' names, and groups of retrievals were kept."""
     sweep = sweep_with_report

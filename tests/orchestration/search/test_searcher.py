@@ -172,6 +172,7 @@ def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_an_unfit_one_with
     assert search.suggest("next")["number"] == 4  # type: ignore[index]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("rebuilt", [False, True])
 @pytest.mark.parametrize("objectives", [("score",), ("score", "flops")])
 def test_the_search_keeps_away_from_where_trials_diverge(rebuilt: bool, objectives: Any) -> None:
