@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from ray_head import Head
+from ray_head import Head, environment_of, ray_folder
 
 from dfml.data.manifest import FILE_NAME
 from dfml.data.packing import FILES, JOURNAL
@@ -28,15 +29,17 @@ def command(module: list[str], root: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", *module, "--root", str(root), "--out", str(out), "--shard-size", "1"]
 
 
-def start(root: Path, out: Path, head: Head | None = None) -> forked.Popen:
-    """In a process group of its own, over a cluster of its own or the one that is given."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | forked.workers()
-    return forked.Popen(
-        command(["orchestration.pack"], root, out),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=head.named if head else environment,
-    )
+def start(root: Path, out: Path, environment: dict[str, str]) -> forked.Popen:
+    """In a process group of its own."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return forked.Popen(command(["orchestration.pack"], root, out), env=environment, **pipes)
+
+
+@pytest.fixture
+def alone() -> Iterator[dict[str, str]]:
+    """The environment of a command that finds no cluster, and starts its own."""
+    with ray_folder() as folder:
+        yield environment_of(folder) | forked.workers()
 
 
 def journals(out: Path) -> list[str]:
@@ -70,10 +73,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def killed(root: Path, tmp_path: Path) -> Path:
+def killed(root: Path, tmp_path: Path, alone: dict[str, str]) -> Path:
     """A place at which the command was killed midway, and all that it started has ended."""
     out = tmp_path / "out"
-    process = start(root, out)
+    process = start(root, out, alone)
     try:
         end = time.monotonic() + PATIENCE
         while len(journals(out)) < 3:
@@ -97,7 +100,7 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(
     assert 3 <= len(finished) < 240
     before = {name: (killed / name).stat().st_mtime_ns for name in finished}
 
-    process = start(root, killed, head)  # without --skip-bad: one sentence, as from this machine's own processes
+    process = start(root, killed, head.named)  # without --skip-bad: one sentence, as from this machine's own processes
     printed, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, printed) == (2, "")
     assert said.splitlines()[0].startswith("packing 240 images (")
@@ -109,7 +112,7 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(
     assert not (killed / FILE_NAME).exists()
 
     (root / "class 3" / "7.png").write_bytes((root / "class 3" / "8.png").read_bytes())
-    process = start(root, killed, head)
+    process = start(root, killed, head.named)
     printed, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert printed.splitlines()[:2] == ["train: 120 images of 3 classes", "test: 120 images of 3 classes"]
@@ -119,8 +122,8 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(
     assert files_below(killed) == files_below(out)
 
 
-def test_ctrl_c_is_one_line_and_leaves_no_process(root: Path, tmp_path: Path) -> None:
-    process = start(root, tmp_path / "out")
+def test_ctrl_c_is_one_line_and_leaves_no_process(root: Path, tmp_path: Path, alone: dict[str, str]) -> None:
+    process = start(root, tmp_path / "out", alone)
     try:
         end = time.monotonic() + PATIENCE
         while len(journals(tmp_path / "out")) < 3 and time.monotonic() < end:
