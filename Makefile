@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Two processes, each of which takes a group of modules at a time (tests/conftest.py).
 TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
-# What pytest compiles is kept for the next run, also where Python is told not to keep it: 5 seconds of each process.
+# Compiled tests are kept for the next run, also where the environment tells Python to keep none.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream
@@ -29,7 +29,7 @@ test: setup
 test-quick: setup
 	$(BIN)/python -m pytest $(TWO) -m "not integration" --ignore tests/integration
 
-# What is lost on the way: workers, nodes, whole sweeps; and a machine reached over SSH (Debian's openssh-server).
+# Workers, nodes and whole commands that are lost on the way; a machine reached over SSH (Debian's openssh-server).
 test-clusters: setup
 	$(BIN)/python -m pytest $(TWO) -m clusters tests/integration
 

@@ -39,10 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")  # of pytest-xdist
     if not is_worker:
         forked.share()
-    if is_worker or not config.getoption(
-        "numprocesses", None
-    ):  # xdist's first process runs no tests: nothing for it to import
-        gc.disable()  # nothing that is imported is garbage: 3 seconds of each process
+    # The first process of pytest-xdist runs no tests: it has nothing to import.
+    if is_worker or not config.getoption("numprocesses", None):
+        gc.disable()  # until all is imported: none of it is garbage, and to look for some takes 3 seconds per process
         import torch
 
         torch.set_num_threads(1)
@@ -50,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()
+    gc.freeze()  # a process that is forked for a test copies no page of these
     gc.enable()
 
 

@@ -6,7 +6,7 @@ that start, it has two ways around it:
 - `Popen` and `run` stand for subprocess's: for commands that are this Python with `-m MODULE`, `-c CODE` or a script.
 - `workers()` are environment variables with which the workers of a Ray that is started under them are forked too.
 
-One server forks them all (`server.py`), for both of pytest-xdist's processes; it ends with the run of pytest, and they with it.
+One server (`server.py`) forks them for both of pytest-xdist's processes; it ends with the run of pytest, and they end with it.
 """
 
 from tests.forked.client import Popen, ancestors, run, share, workers

@@ -92,7 +92,7 @@ def run(
 
 
 def share() -> None:
-    """Have this process and those that it starts, pytest-xdist's, share one server. It ends with this process."""
+    """Let this process share one server with the processes that it starts; the server ends with it."""
     os.environ[SHARED] = tempfile.mkdtemp(prefix="forked-", dir="/tmp")  # a socket's path must be short
     (Path(os.environ[SHARED]) / "owner").write_text(str(os.getpid()))
     atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
@@ -100,7 +100,7 @@ def share() -> None:
 
 @functools.cache
 def server() -> Path:
-    """The server, started now if it wasn't before: the folder of its socket."""
+    """Return the folder of the server's socket; start the server if it doesn't run yet."""
     if SHARED not in os.environ:
         share()
     folder = Path(os.environ[SHARED])

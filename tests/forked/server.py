@@ -1,4 +1,6 @@
-"""Fork a process per request: `python -m tests.forked.server FOLDER OWNER`, where its socket is to be, and the process it ends with.
+"""Fork a process per request: `python -m tests.forked.server FOLDER OWNER`.
+
+FOLDER gets the socket; OWNER is the number of the process with which the server ends.
 
 Commands are forked from this server, which has torch and timm. Sweeps and Ray's workers are forked from helpers, which are forked from it
 and have imported Ray: one helper per environment, as Ray's compiled part reads the environment when it is imported.

@@ -30,14 +30,14 @@ def command(module: list[str], root: Path, out: Path) -> list[str]:
 
 
 def start(root: Path, out: Path, environment: dict[str, str]) -> forked.Popen:
-    """In a process group of its own."""
+    """Start the command in a process group of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return forked.Popen(command(["orchestration.pack"], root, out), env=environment, **pipes)
 
 
 @pytest.fixture
 def alone() -> Iterator[dict[str, str]]:
-    """The environment of a command that finds no cluster, and starts its own."""
+    """Return the environment of a command that finds no cluster, and starts its own."""
     with ray_folder() as folder:
         yield environment_of(folder) | forked.workers()
 

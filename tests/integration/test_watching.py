@@ -116,9 +116,8 @@ def test_a_running_sweep_is_seen_in_prometheus_grafana_and_the_ray_dashboard(few
         record = load_record(str(sweep.folder), "000")
         assert record is not None
         for figure in ("recall_at_1", "best_score", "loss", "epoch"):
-            last = prom.by_trial(
-                f"last_over_time(ray_dfml_{figure}[1h])"
-            )  # the sweep may have ended, and tells nothing more
+            # The sweep may have ended meanwhile, and its gauges with it.
+            last = prom.by_trial(f"last_over_time(ray_dfml_{figure}[1h])")
             assert last["0"] == pytest.approx(record.epochs[-1][figure])
         loads = prom.drawn('ray_dfml_router_load{trial="0", router="3", sub_block="1"}')
         told = {float(value) for series in loads for _, value in series["values"]}

@@ -166,6 +166,7 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_set_on_s3(small_set: Path, moto: Server) -> str:
+    """Upload the small data set once; tests that change it put it back."""
     return upload(small_set, moto)
 
 
