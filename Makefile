@@ -1,12 +1,12 @@
-# `make demo` and `make test` set up what they need; see README.md.
+# Each target sets up the environment it needs; see README.md.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Two processes, each of which takes a group of modules at a time (tests/conftest.py).
+# Two processes, each of which takes one group of modules at a time (tests/conftest.py).
 TWO := -n 2 --dist loadscope --no-loadscope-reorder
 
-# Compiled tests are kept for the next run, also where the environment tells Python to keep none.
+# Keep compiled tests for the next run, even if the environment disables that.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream
@@ -21,19 +21,20 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python run_sweep.py
 
-# What a change to the code is to be checked with before it is committed.
+# The tests to run before a commit.
 test: setup
 	$(BIN)/python -m pytest $(TWO) -m "not clusters and not views"
 
-# The unit tests alone: no cluster, one process or two, a second at most as a rule.
+# The unit tests only: no cluster, one or two processes, usually a second at most per test.
 test-quick: setup
 	$(BIN)/python -m pytest $(TWO) -m "not integration" --ignore tests/integration
 
-# Workers, nodes and whole commands that are lost on the way; a machine reached over SSH (Debian's openssh-server).
+# Loss of workers, nodes and whole commands; a machine over SSH (needs Debian's openssh-server).
 test-clusters: setup
 	$(BIN)/python -m pytest $(TWO) -m clusters tests/integration
 
-# What people see and take away: dashboards in Chromium and Prometheus (Debian's packages), the documents' examples followed, exported models.
+# Dashboards in Chromium and Prometheus (needs Debian's packages), the documents' examples, exported
+# models.
 test-views: setup
 	$(BIN)/python -m pytest $(TWO) -m views
 
@@ -50,6 +51,6 @@ bench: setup
 	$(BIN)/python benchmarks/flops.py
 	$(BIN)/python benchmarks/rows.py
 
-# Installs LitData and MosaicML Streaming into an environment of their own, in the temporary folder, and takes about 25 minutes.
+# Installs LitData and MosaicML Streaming into a temporary environment; takes about 25 minutes.
 bench-stream: setup
 	$(BIN)/python benchmarks/stream.py --rounds 2

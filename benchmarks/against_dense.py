@@ -1,11 +1,16 @@
-"""Does factorization help? The same pretrained weights, images, epochs and seeds, with and without it.
+"""Measure whether factorization helps: train on the same images and seeds with and without it.
 
-    python benchmarks/against_dense.py [--dataset emoji] [--seeds 0 1 2] [--epochs 3] [--also balance_weight=0.01]
+    python benchmarks/against_dense.py [--dataset emoji] [--seeds 0 1 2] [--epochs 3]
+        [--also balance_weight=0.01]
 
-Factorized: the recipe of the search space's first trial. Dense: the same with one sub-block a block and no routed path, which is
-plain metric learning. `--also` adds a variant of the factorized recipe. All train on all training classes for the same number of epochs and are scored on the test classes after
-the last one: nothing is selected. Prints mean and 95 % interval (Student's t) over the seeds, and of the differences from dense seed
-by seed; writes against_dense.json beside this file.
+Factorized: the recipe of the search space's first trial. Dense: the same recipe with one sub-block
+per block and no routed path, which is plain metric learning. `--also` adds a variant of the
+factorized recipe. All variants start from the same pretrained weights, train on all training
+classes for the same number of epochs and are scored on the test classes after the last epoch, so
+nothing is selected.
+
+Print the mean and the 95 % interval (Student's t) over the seeds, also of the differences from
+dense by seed, and write against_dense.json next to this file.
 """
 
 from __future__ import annotations
@@ -33,21 +38,22 @@ METRICS = ("recall_at_1", "r_precision", "map_at_r")
 
 
 def run(recipe: Recipe, data: Path, dataset: str) -> dict[str, float]:
+    """Train a recipe and return its test metrics, the seconds of training and router statistics."""
     began = time.perf_counter()
     test = subset_of_classes(ShardedImages(data, "test"))
     training = Training(recipe, subset_of_classes(ShardedImages(data, "train")), None, torch.device("cpu"))
-    for figures in training.epochs():
+    for metrics in training.epochs():
         collapsed = (
-            f"  {figures['routers_collapsed']:.0f} routers collapsed" if figures.get("routers_collapsed") else ""
+            f"  {metrics['routers_collapsed']:.0f} routers collapsed" if metrics.get("routers_collapsed") else ""
         )
-        print(f"    epoch {figures['epoch']}  loss {figures['loss']:.2f}{collapsed}", flush=True)
+        print(f"    epoch {metrics['epoch']}  loss {metrics['loss']:.2f}{collapsed}", flush=True)
     trained = time.perf_counter() - began
-    routers = {name: training.figures[name] for name in training.figures if name.startswith("router")}
+    routers = {name: training.metrics[name] for name in training.metrics if name.startswith("router")}
     return {**score(training.embed(test), test, recall_at(dataset)), "train_seconds": trained, **routers}
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval."""
+    """Return the mean and half the width of its 95 % interval."""
     spread = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return float(np.mean(values)), float(t.ppf(0.975, len(values) - 1) * spread)
 
@@ -55,11 +61,11 @@ def interval(values: list[float]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="emoji")
-    parser.add_argument("--data", help="a packed data set, where --dataset isn't one that ships with the project")
+    parser.add_argument("--data", help="a packed data set; needed unless --dataset ships with the project")
     parser.add_argument("--search-space", type=Path, help="default: search_spaces/<dataset>.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="default: the search space's")
-    parser.add_argument("--also", metavar="NAME=VALUE", help="a value of the recipe that a third variant has")
+    parser.add_argument("--also", metavar="NAME=VALUE", help="change one value of the recipe in a third variant")
     arguments = parser.parse_args()
     data = locate(arguments.dataset, arguments.data)
     space = yaml.safe_load(
@@ -68,7 +74,7 @@ def main() -> None:
     base: dict[str, Any] = {**space["recipe"], **space["first"][0]}
     if arguments.epochs is not None:
         base["epochs"] = arguments.epochs
-    kinds = {"dense": {**base, "routers": 1, "routed_weight": 0.0}, "factorized": base}
+    kinds = {"dense": {**base, "num_sub_blocks": 1, "routed_weight": 0.0}, "factorized": base}
     if arguments.also is not None:
         kinds[f"factorized, {arguments.also}"] = base | dict([assignment(arguments.also)])
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
@@ -77,7 +83,8 @@ def main() -> None:
             print(f"{kind}, seed {seed}", flush=True)
             found[kind].append(run(recipe_from({**values, "seed": seed}), data, arguments.dataset))
     print(
-        f"\n{arguments.dataset}, {base['backbone']}, {base['epochs']} epochs, {len(arguments.seeds)} seeds: mean ± 95 % interval\n"
+        f"\n{arguments.dataset}, {base['backbone']}, {base['epochs']} epochs, {len(arguments.seeds)} seeds: "
+        "mean ± 95 % interval\n"
     )
     print("| | R@1 | R-precision | MAP@R | seconds of training |\n| --- | ---: | ---: | ---: | ---: |")
     columns = (*METRICS, "train_seconds")
@@ -87,7 +94,7 @@ def main() -> None:
     for kind in [kind for kind in kinds if kind != "dense"]:
         pairs = list(zip(found[kind], found["dense"], strict=True))
         cells = [interval([a[name] - b[name] for a, b in pairs]) for name in METRICS]
-        print(f"| {kind}, less dense | " + " | ".join(f"{m:+.4f} ± {h:.4f}" for m, h in cells) + " | |")
+        print(f"| {kind} minus dense | " + " | ".join(f"{m:+.4f} ± {h:.4f}" for m, h in cells) + " | |")
     content = {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "recipe": base, "found": found}
     Path(__file__).with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -1,8 +1,10 @@
-"""What routed inference costs beside a dense forward pass: wall time in turns in one process, and FLOPs by torch's counter.
+"""Compare routed inference with a dense forward pass: wall time and FLOPs.
 
-    python benchmarks/inference.py [--backbone vit_small_patch16_224] [--image-size 224] [--batch 16] [--routers 3]
+    python benchmarks/inference.py [--backbone vit_small_patch16_224] [--image-size 224]
+        [--batch 16] [--sub-blocks 3]
 
-Routers start at random here, which spreads tokens about evenly. Prints one table and writes inference.json beside this file.
+The passes take turns in one process; torch's counter counts the FLOPs. Routers start at random,
+which spreads tokens about evenly. Print one table and write inference.json next to this file.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_small_patch16_224")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--routers", type=int, default=3)
-    parser.add_argument("--passes", type=int, default=16, help="counted passes of each, after one that isn't")
+    parser.add_argument("--sub-blocks", dest="num_sub_blocks", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=16, help="timed passes of each kind, after one untimed pass")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     dense = create_backbone(arguments.backbone, "random", arguments.image_size).eval()
-    backbone = factorize(dense, arguments.routers).eval()
+    backbone = factorize(dense, arguments.num_sub_blocks).eval()
     images = torch.randn(arguments.batch, 3, arguments.image_size, arguments.image_size)
     passes: dict[str, Callable[[], Tensor]] = {
         "dense timm": lambda: dense(images),
@@ -48,14 +50,15 @@ def main() -> None:
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     flops = {name: count_flops(run) for name, run in passes.items()}
-    print(f"{arguments.backbone}, {arguments.image_size} px, batch {arguments.batch}, K={arguments.routers}, "
+    print(f"{arguments.backbone}, {arguments.image_size} px, batch {arguments.batch}, K={arguments.num_sub_blocks}, "
           f"{torch.get_num_threads()} threads, median of {arguments.passes} passes in turns")  # fmt: skip
-    print(f"{'':12}  seconds   × dense (least to most)   GFLOPs an image   × dense")
+    print(f"{'':12}  seconds   × dense (least to most)      GFLOPs/image   × dense")
     ratios = {}
     for name, found in seconds.items():
         of_dense = [a / b for a, b in zip(found, seconds["dense timm"], strict=True)]
         ratios[name] = statistics.median(of_dense)
-        print(f"{name:12}  {statistics.median(found):7.3f}   {ratios[name]:7.3f} ({min(of_dense):.3f} to {max(of_dense):.3f})"
+        print(f"{name:12}  {statistics.median(found):7.3f}   "
+              f"{ratios[name]:7.3f} ({min(of_dense):.3f} to {max(of_dense):.3f})"
               f"   {flops[name] / arguments.batch / 1e9:15.3f}   {flops[name] / flops['dense timm']:7.3f}")  # fmt: skip
     content = {
         **vars(arguments),

@@ -1,9 +1,10 @@
-"""What the retrieval metrics cost beside the bare chunked matrix products, at the size of Stanford Online Products.
+"""Compare the retrieval metrics with the bare matrix products, at the size of SOP's test split.
 
     python benchmarks/metrics.py [--images 60502] [--width 384] [--classes 11316] [--rounds 3]
 
-In each round products and metrics take turns in one process. Then NMI and F1 are timed once. Embeddings are synthetic: classes
-drawn around centres so that R@1 is neither 0 nor 1. Prints one table and writes metrics.json beside this file.
+In each round the products and the metrics take turns in one process. Then NMI and F1 are timed
+once. Embeddings are synthetic: classes are drawn around centers so that R@1 is neither 0 nor 1.
+Print one table and write metrics.json next to this file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RECALL_AT = (1, 10, 100, 1000)
 
 
 def products(embeddings: Tensor) -> None:
-    """All cosines, chunk by chunk into the same memory: what any exact metric has to compute."""
+    """Compute all cosines, chunk by chunk into the same memory, as any exact metric must."""
     memory = torch.empty(CHUNK, len(embeddings))
     for chunk in embeddings.split(CHUNK):
         torch.mm(chunk, embeddings.T, out=memory[: len(chunk)])
@@ -46,12 +47,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--classes", type=int, default=11316)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-clustering", action="store_true", help="leave NMI and F1 out")
+    parser.add_argument("--no-clustering", action="store_true", help="leave out NMI and F1")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     labels = torch.arange(arguments.images) % arguments.classes
-    centres = torch.randn(arguments.classes, arguments.width)
-    embeddings = F.normalize(centres[labels] + 2.2 * torch.randn(arguments.images, arguments.width), dim=1)
+    centers = torch.randn(arguments.classes, arguments.width)
+    embeddings = F.normalize(centers[labels] + 2.2 * torch.randn(arguments.images, arguments.width), dim=1)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bare, ours, found = [], [], {}
     for _ in range(arguments.rounds):
@@ -63,10 +64,12 @@ def main() -> None:
           f"{arguments.rounds} rounds in turns")  # fmt: skip
     print(f"bare matrix products            {statistics.median(bare):8.1f} s")
     print(
-        f"R@1/10/100/1000, RP and MAP@R   {statistics.median(ours):8.1f} s   {statistics.median(ratios):.3f} × bare ({min(ratios):.3f} to {max(ratios):.3f})"
+        f"R@1/10/100/1000, RP and MAP@R   {statistics.median(ours):8.1f} s   "
+        f"{statistics.median(ratios):.3f} × bare ({min(ratios):.3f} to {max(ratios):.3f})"
     )
     print(
-        f"peak memory of the process      {peak / 2**20:8.2f} GiB, {(peak - held) / 2**20:.2f} of it since the embeddings were there"
+        f"peak memory of the process      {peak / 2**20:8.2f} GiB, "
+        f"{(peak - held) / 2**20:.2f} of it added after the embeddings were made"
     )
     if not arguments.no_clustering:
         clustering = seconds(lambda: found.update(clustering_metrics(embeddings, labels)))

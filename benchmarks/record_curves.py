@@ -1,13 +1,16 @@
-"""Records learning curves of real trials, on which benchmarks/search.py measures the search.
+"""Record learning curves of real trials, on which benchmarks/search.py measures the search.
 
-    OMP_NUM_THREADS=1 nice -n 19 python benchmarks/record_curves.py --seed 0 [--data PLACE]
+    OMP_NUM_THREADS=1 nice -n 19 python benchmarks/record_curves.py --seed 0 [--data URI]
 
-Every member of a grid over benchmarks/curves/emoji.yaml (its choices, and `LEARNING_RATES` in place of its range) is trained
-by the train loop for all its epochs: on `CLASSES` of the emoji's training classes, scored on the usual validation classes.
-Writes benchmarks/curves/emoji-0.json after each trial; run again, it goes on with those that are missing. About an hour on a core.
+The grid covers benchmarks/curves/emoji.yaml: its choices, and `LEARNING_RATES` in place of its
+range. The train loop trains each configuration for all its epochs on `CLASSES` of the emoji's
+training classes and scores it on the usual validation classes. benchmarks/curves/emoji-0.json is
+written after each trial; a second run resumes with the missing trials. It takes about an hour on
+one core.
 
-One score's standard error is larger than what sets good configurations apart, so they are trained with other seeds too. What
-collapsed with seed 0 (ended below half of its first epoch's score) isn't trained again; that it would collapse again is assumed.
+The standard error of one score is larger than the differences between good configurations, so they
+are trained with other seeds too. A configuration that collapsed with seed 0 (its last score is
+below half of its first) isn't trained again, on the assumption that it would collapse again.
 """
 
 from __future__ import annotations
@@ -33,16 +36,21 @@ from orchestration.search.domains import Choice, ScheduleChoice
 from orchestration.search.space import SearchSpace, read_space
 
 CURVES = Path(__file__).parent / "curves"
-CLASSES = 80  # to train on; few, so that an epoch takes seconds
+# Number of classes to train on; few, so that an epoch takes seconds.
+CLASSES = 80
 SPLIT_SEED = 0
-COLLAPSED = 0.5  # of the first epoch's score
+# Share of the first epoch's score below which a trial counts as collapsed.
+COLLAPSED = 0.5
 LEARNING_RATES = [4.8e-5, 1.2e-4, 3.0e-4, 7.5e-4, 1.875e-3, 4.6875e-3]
 
 
 def grid(space: SearchSpace) -> list[dict[str, Any]]:
-    """The recipe values of every configuration to record; rates outermost, so that a part is a grid of fewer rates."""
-    routers, schedules = space.search["routers"], space.search["schedule"]
-    assert isinstance(routers, Choice)
+    """Return the recipe values of every configuration to record.
+
+    Rates are the outermost loop, so that the first part of the grid is a grid of fewer rates.
+    """
+    num_sub_blocks, schedules = space.search["num_sub_blocks"], space.search["schedule"]
+    assert isinstance(num_sub_blocks, Choice)
     assert isinstance(schedules, ScheduleChoice)
     kinds = [
         {"kind": kind, **dict(zip(values, point, strict=True))}
@@ -50,13 +58,13 @@ def grid(space: SearchSpace) -> list[dict[str, Any]]:
         for point in itertools.product(*(domain.extremes() for domain in values.values()))
     ]
     return [
-        {"routers": k, "lr": lr, "schedule": schedule}
-        for lr, schedule, k in itertools.product(LEARNING_RATES, kinds, routers.choice)
+        {"num_sub_blocks": k, "lr": lr, "schedule": schedule}
+        for lr, schedule, k in itertools.product(LEARNING_RATES, kinds, num_sub_blocks.choice)
     ]
 
 
 def subsets(data: str) -> tuple[ClassSubset, ClassSubset]:
-    """A part of the training classes, and all validation classes of the same split."""
+    """Return some of the training classes and all validation classes of the same split."""
     images = ShardedImages(data, "train")
     train, validation = training_and_validation(images, SPLIT_SEED, "retrieval")
     classes = np.random.default_rng(SPLIT_SEED).permutation(train.classes)[:CLASSES]
@@ -73,20 +81,20 @@ def collapsed(trial: dict[str, Any]) -> bool:
 
 
 def record(values: dict[str, Any], seed: int, train: ClassSubset, validation: ClassSubset) -> dict[str, Any]:
-    """Train a configuration; where it diverges, its curve ends there."""
+    """Train a configuration and return its curve, which ends early if training diverges."""
     training = Training(recipe_from({**values, "seed": seed}), train, validation, torch.device("cpu"))
     curve: dict[str, Any] = {"scores": [], "seconds": []}
     try:
-        for figures in training.epochs():
-            curve["scores"].append(round(figures[SCORE], 5))
-            curve["seconds"].append(round(figures["train_seconds"] + figures["validation_seconds"], 2))
+        for metrics in training.epochs():
+            curve["scores"].append(round(metrics[SCORE], 5))
+            curve["seconds"].append(round(metrics["train_seconds"] + metrics["validation_seconds"], 2))
     except TrainingDiverged as error:
         curve["diverged"] = str(error)
     return curve
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """One trial a line; whole or not at all."""
+    """Write one line per trial; the file is replaced as a whole or not at all."""
     trials = ",\n".join(json.dumps(trial) for trial in content["trials"])
     head = json.dumps({name: value for name, value in content.items() if name != "trials"}, indent=1)
     unfinished = file.with_suffix(".partial")
@@ -96,8 +104,8 @@ def write(file: Path, content: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches; seed 0 comes first")
-    parser.add_argument("--data", help="the packed emoji, where they aren't with the project")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches; run seed 0 first")
+    parser.add_argument("--data", help="the packed emoji (default: those that ship with the project)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space = read_space(CURVES / "emoji.yaml")
@@ -124,7 +132,8 @@ def main() -> None:
         content["trials"].append({"configuration": configuration, **curve})
         write(file, content)
         best = max(curve["scores"], default=float("nan"))
-        print(f"{number}/{len(configurations)}  {configuration}  best {best:.4f}  {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+        seconds = time.perf_counter() - began
+        print(f"{number}/{len(configurations)}  {configuration}  best {best:.4f}  {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

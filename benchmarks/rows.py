@@ -1,9 +1,10 @@
-"""A data set with as many rows as ImageNet's training split (1,281,167 tiny images in 4,500 shards): what a process pays for it.
+"""Measure the costs per process of a data set with as many rows as ImageNet's training split.
 
     python benchmarks/rows.py [--rows 1281167]
 
-Memory, the time until the first batch can be asked for, and the time to make an epoch's order; in a process of its own, with two
-loader processes. Packed once into the work folder. Prints one table and writes rows.json beside this file.
+1,281,167 tiny images are packed once, into 4,500 shards in the work folder. A fresh process with
+two loader processes measures its memory, the time until the first batch can be requested, and the
+time to compute an epoch's order. Print one table and write rows.json next to this file.
 """
 
 from __future__ import annotations
@@ -25,36 +26,36 @@ CLASSES, SHARDS, BATCH = 1000, 4500, 256
 
 
 def packed(work: Path, rows: int) -> Path:
-    """Images of 4 × 4 pixels, all different, in one file."""
-    from dfml.data.cores import over_cores
+    """Pack images of 4 × 4 pixels, all different, and return the URI of the data set."""
+    from dfml.data.cores import map_in_processes
     from dfml.data.manifest import is_packed
     from dfml.data.packing import pack
     from dfml.data.source import ImageSource
 
-    place = work / f"rows-{rows}"
-    if is_packed(place):
-        return place
+    uri = work / f"rows-{rows}"
+    if is_packed(uri):
+        return uri
     work.mkdir(parents=True, exist_ok=True)
     file = work / f"rows-{rows}.bin"
-    places: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     with file.open("wb") as stream:
         for row in range(rows):
             image = io.BytesIO()
             pixels = np.frombuffer(row.to_bytes(8, "little") * 6, dtype=np.uint8).reshape(4, 4, 3)
             Image.fromarray(pixels).save(image, "BMP")
-            places.append((stream.tell(), image.tell()))
+            ranges.append((stream.tell(), image.tell()))
             stream.write(image.getvalue())
     sources = [
-        ImageSource(file, f"n{row % CLASSES:08d}", f"n{row % CLASSES:08d}/{row}.bmp", "train", *places[row])
+        ImageSource(file, f"n{row % CLASSES:08d}", f"n{row % CLASSES:08d}/{row}.bmp", "train", *ranges[row])
         for row in range(rows)
     ]
-    size = sum(size for _, size in places)
-    pack(sources, place, "rows", size // SHARDS, run=partial(over_cores, processes=2))
+    size = sum(size for _, size in ranges)
+    pack(sources, uri, "rows", size // SHARDS, run=partial(map_in_processes, processes=2))
     file.unlink()
-    return place
+    return uri
 
 
-def measure(place: Path) -> None:
+def measure(uri: Path) -> None:
     import psutil
     import torch
 
@@ -62,7 +63,7 @@ def measure(place: Path) -> None:
     from dfml.data.loader import training_batches
     from dfml.data.order import epoch_batches
     from dfml.data.split import training_and_validation
-    from dfml.data.transforms import Normalisation
+    from dfml.data.transforms import Normalization
     from dfml.recipe import recipe_from
 
     torch.set_num_threads(1)
@@ -76,7 +77,7 @@ def measure(place: Path) -> None:
 
     bare, bare_resident = megabytes(), resident()
     began = time.perf_counter()
-    images = ShardedImages(place, "train")
+    images = ShardedImages(uri, "train")
     opened = time.perf_counter()
     subset, _ = training_and_validation(images, 0, "classification")
     split = time.perf_counter()
@@ -92,7 +93,7 @@ def measure(place: Path) -> None:
         batches = epoch_batches(subset.targets, BATCH, per_class, 0, epoch, images.shard_numbers[subset.rows], window)
         orders[name] = time.perf_counter() - start
     whole, whole_resident = megabytes(), resident()
-    plain = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    plain = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     start = time.perf_counter()
     loader = iter(training_batches(subset, batches, recipe, plain, 2, 0, 1, workers=2))
     next(loader)
@@ -123,18 +124,21 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure)
         return
-    place = packed(arguments.work, arguments.rows)
+    uri = packed(arguments.work, arguments.rows)
     out = subprocess.run(
-        [sys.executable, __file__, "--measure", str(place)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, __file__, "--measure", str(uri)], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     found = json.loads(out.splitlines()[-1])
     print(f"{found['rows']:,} rows in {found['shards']:,} shards, batch {BATCH}")
     print(
-        f"memory of the process    {found['process_mb']:6.0f} MB of its own, {found['process_resident_mb']:.0f} MB resident "
-        f"(after imports alone {found['imports_mb']:.0f} and {found['imports_resident_mb']:.0f}); a loader process {found['loader_process_mb']:.0f} MB of its own"
+        f"memory of the process    {found['process_mb']:6.0f} MB private, "
+        f"{found['process_resident_mb']:.0f} MB resident "
+        f"(after imports alone {found['imports_mb']:.0f} and {found['imports_resident_mb']:.0f}); "
+        f"a loader process: {found['loader_process_mb']:.0f} MB private"
     )
     print(
-        f"start                    {found['open_s'] + found['split_s']:6.2f} s (open {found['open_s']:.2f}, split {found['split_s']:.2f})"
+        f"start                    {found['open_s'] + found['split_s']:6.2f} s "
+        f"(open {found['open_s']:.2f}, split {found['split_s']:.2f})"
     )
     for name, seconds in found["order_s"].items():
         print(f"order, {name:26}{seconds:6.2f} s")

@@ -1,8 +1,8 @@
-"""A sweep of a thousand trials that replay recorded learning curves: what the driver itself costs, and whether that grows.
+"""Measure the driver of a sweep whose thousand trials replay recorded curves (`sweep_overhead.py`).
 
-All but the training is a sweep's own: Tune, searcher, ASHA, records, study, console. Trials run in Ray actors as always, here one
-after another in the same few, since to start a process for each would take an hour and none of the driver's time. Part of
-`sweep_overhead.py`.
+All but the training is that of a real sweep: Tune, searcher, ASHA, records, study, console. Trials
+run in Ray actors as always, but share a few of them: starting a process for each trial would take
+an hour and none of the driver's time.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import psutil
 from ray import tune
 
-import orchestration.environment  # noqa: F401  (before anything imports ray)
+import orchestration.cluster.environment  # noqa: F401  (before anything imports ray)
 from dfml.task import BEST_SCORE, SCORE
+from orchestration.callback import SweepCallback
+from orchestration.callbacks.console import Console
 from orchestration.cluster.connection import cluster
-from orchestration.cluster.share import Share
-from orchestration.console import Console
-from orchestration.interruption import Interruption
-from orchestration.records import TrialRecord
-from orchestration.reports import FIGURES, RESUMED, S3_BYTES, WORKER_SECONDS, WORKERS
+from orchestration.cluster.interruption import Interruption
+from orchestration.cluster.resources import TrialResources
+from orchestration.job import SweepSettings, job_in
+from orchestration.messages import EpochReport, result_of
 from orchestration.search.asha import ResumableASHA
 from orchestration.search.searcher import searcher
 from orchestration.search.space import read_space
-from orchestration.search.study import StudyFile
-from orchestration.trials.runs import Setting, run
+from orchestration.sweep_folder.records import TrialRecord
+from orchestration.trials.runs import RunContext, run
 
 CURVES = Path(__file__).parent / "curves"
-PARTS = 10  # of the sweep, which are compared
-ROUTER_FIGURES = 60  # an epoch of the emoji's backbone reports so many loads, which are most of a record
+# The sweep is divided into this many parts, to see whether the costs grow.
+PARTS = 10
+# Loads that the emoji's backbone reports per epoch; they make up most of a record.
+ROUTER_METRICS = 60
 
 
 def replay(config: dict[str, Any]) -> None:
-    """A trial whose epochs take no time; the curve is that of its number."""
+    """Report the recorded curve that belongs to the trial's number; epochs take no time."""
     curves = json.loads((CURVES / "emoji-0.json").read_text())["trials"]
-    scores = curves[config["number"] % len(curves)]["scores"]
+    scores = curves[job_in(config).number % len(curves)]["scores"]
     for epoch in range(1, len(scores) + 1):
         best = max(scores[:epoch])
-        figures = {
+        metrics = {
             "epoch": epoch,
             "loss": 10.0 / epoch,
             SCORE: scores[epoch - 1],
@@ -55,14 +58,13 @@ def replay(config: dict[str, Any]) -> None:
             "began": time.time(),
             "train_seconds": 0.0,
             "validation_seconds": 0.0,
-            **{f"router_load_{i}_0": 0.5 for i in range(ROUTER_FIGURES)},
+            "router_load": [[0.5] * 4] * (ROUTER_METRICS // 4),
         }
-        told = {FIGURES: list(figures), RESUMED: False, S3_BYTES: 0, WORKER_SECONDS: 0.0, WORKERS: 1}
-        tune.report({**figures, **told})
+        tune.report(result_of(EpochReport(metrics, resumed=False, s3_bytes=0)))
 
 
-class Meter:
-    """The driver's processor time and memory as trials end."""
+class Meter(SweepCallback):
+    """The driver's processor time and memory, sampled as trials end."""
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -73,40 +75,35 @@ class Meter:
     def _resident(self) -> float:
         return float(self._process.memory_info().rss / 1e6)
 
-    def see(self, record: TrialRecord) -> None:
-        self._ended += record.state != "running"
-        if record.state != "running" and self._ended % self._every == 0:
+    def trial_ended(self, record: TrialRecord) -> None:
+        self._ended += 1
+        if self._ended % self._every == 0:
             self.seconds.append(time.process_time())
             self.megabytes.append(self._resident())
 
 
 def simulate(trials: int) -> dict[str, Any]:
-    """Run the sweep; returns the driver's milliseconds and kilobytes a trial in each tenth of it."""
+    """Run the sweep and return the driver's milliseconds and kilobytes per trial, by tenth."""
     space = read_space(CURVES / "emoji.yaml")
     epochs = int(space.recipe["epochs"])
     meter = Meter(max(1, trials // PARTS))
     with tempfile.TemporaryDirectory() as folder, cluster(), contextlib.redirect_stdout(io.StringIO()):
         sweep, records = f"{folder}/simulated", list[TrialRecord]()
-        study = StudyFile(sweep, space, ("score",), records)
-
-        def follow(record: TrialRecord) -> None:
-            study.update(record)
-            meter.see(record)
-
-        job = {"epochs": epochs, "workers": 1, "cpus": 1, "gpu": False}
-        # A trial always waits for a core, so that Tune hands it the process of the one that ends.
-        share = Share(workers=1, cpus=1, gpu=False, concurrent=trials, min_workers=1)
-        setting = Setting(sweep, share, Console(trials), Interruption(), driver={"CPU": 1}, reuse_actors=True)
+        # A trial always waits for a core, so that Tune reuses the process of the trial that ends.
+        resources = TrialResources(workers=1, cpus=1, gpu=False, concurrent=trials, min_workers=1)
+        console = Console(trials)
+        context = RunContext(sweep, resources, console, Interruption(), [console, meter], {"CPU": 1}, reuse_actors=True)
         began = time.monotonic()
         scheduler = ResumableASHA(records, epochs, int(space.recipe["warm_epochs"]))
-        run(replay, setting, records, trials, searcher(space, 0, job, records), scheduler, follow=follow)
+        search = searcher(space, 0, SweepSettings(sweep), epochs, records)
+        run(replay, context, records, trials, search, scheduler, callbacks=[search])
         wall = time.monotonic() - began
     each = meter._every
     milliseconds = [round(1000 * (b - a) / each, 1) for a, b in zip(meter.seconds, meter.seconds[1:], strict=False)]
     kilobytes = [round(1000 * (b - a) / each, 1) for a, b in zip(meter.megabytes, meter.megabytes[1:], strict=False)]
-    print(f"\n{len(records)} simulated trials in {wall:.0f} s; the driver's own, for each tenth of them:")
-    print(f"  processor time a trial, ms: {milliseconds}")
-    print(f"  memory a trial, kB: {kilobytes}; {meter.megabytes[-1]:.0f} MB at the end")
+    print(f"\n{len(records)} simulated trials in {wall:.0f} s; costs of the driver, by tenth:")
+    print(f"  processor time per trial, ms: {milliseconds}")
+    print(f"  memory per trial, kB: {kilobytes}; {meter.megabytes[-1]:.0f} MB at the end")
     return {"trials": len(records), "milliseconds_a_trial": milliseconds, "kilobytes_a_trial": kilobytes}
 
 

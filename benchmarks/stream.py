@@ -1,12 +1,15 @@
-"""How fast images stream from an S3 server 20 ms away into training batches: ours, LitData, MosaicML Streaming, Ray Data.
+"""Measure how fast loaders stream images into batches from an S3 server with 20 ms of latency.
 
-    python benchmarks/stream.py [--work DIR] [--images 20000] [--workers 2] [--batch 128] [--rounds 1] [--only NAME ...]
+    python benchmarks/stream.py [--work DIR] [--images 20000] [--workers 2] [--batch 128]
+        [--rounds 1] [--only NAME ...]
 
-All get the same generated JPEGs (200 classes of 100), the same transform and as many worker processes, and shuffle as their
-documentation advises. Local ImageFolder and bare decoding stand beside them. In each round they take turns, each in a
-process of its own with an empty cache folder: epoch 1 is cold, epoch 2 warm. LitData and MosaicML Streaming are installed
-into a virtual environment in the work folder, where images and formats are kept too. Prints one table and writes
-stream.json beside this file. See streams/common.py for what a contender is.
+The contenders are our loader, LitData, MosaicML Streaming and Ray Data; a local ImageFolder and
+bare decoding are the references. All get the same generated JPEGs (200 classes of 100), the same
+transform and the same number of worker processes, and shuffle as their documentation advises. In
+each round they take turns, each in a fresh process with an empty cache folder: epoch 1 is cold,
+epoch 2 is warm. LitData and MosaicML Streaming are installed into a virtual environment in the
+work folder, where images and formats are kept too. Print one table and write stream.json next to
+this file. streams/common.py describes the interface of a contender.
 """
 
 from __future__ import annotations
@@ -48,10 +51,19 @@ BUCKET = "stream"
 
 @dataclass(frozen=True)
 class Contender:
+    """A script in benchmarks/streams.
+
+    Attributes:
+        script: the name of its file.
+        streams: whether it streams from S3; if not, it reads the folder of images.
+        foreign: whether it needs the environment of requirements.txt.
+        waits: whether it waits for all its processes, so that their CPU time is known.
+    """
+
     script: str
-    streams: bool = True  # from S3; else it reads the images' folder
-    foreign: bool = False  # in the environment of requirements.txt
-    waits: bool = True  # for all its processes, so that their CPU time is known
+    streams: bool = True
+    foreign: bool = False
+    waits: bool = True
 
     def path(self) -> str:
         return str(HERE / "streams" / self.script)
@@ -68,7 +80,7 @@ CONTENDERS = {
 
 
 def jpeg(index: int) -> bytes:
-    """Smooth colours, finer and fainter texture, and noise: compresses like a photograph."""
+    """Return a JPEG of smooth colors, fine texture and noise that compresses like a photograph."""
     random = np.random.default_rng([0, index])
     while True:
         width, height = random.integers(320, 401, 2)
@@ -91,6 +103,7 @@ def write_class(folder: Path, images: range) -> None:
 
 
 def generated(work: Path, images: int) -> Path:
+    """Return the folder of generated images; generate them if it doesn't exist."""
     folder = work / f"images-{images}"
     if not folder.exists():
         partial = work / f"images-{images}.partial"
@@ -104,14 +117,14 @@ def generated(work: Path, images: int) -> Path:
 
 
 def foreign_python(work: Path) -> Path:
-    """Python with requirements.txt, and behind it our own packages: torch isn't installed twice."""
+    """Return a Python with requirements.txt and our own packages: torch isn't installed twice."""
     folder, requirements = work / "contenders", HERE / "streams" / "requirements.txt"
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
     if not installed.exists() or installed.read_text() != requirements.read_text():
         venv.create(folder, clear=True, with_pip=True)
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        # A .pth file appends to sys.path, so what is installed here comes first. pip leaves alone what lies elsewhere, and
-        # warns that our own pins aren't met here.
+        # A .pth file appends to sys.path, so packages installed here come first. pip doesn't touch
+        # packages elsewhere, and warns that our own pins aren't met here.
         own = folder / "lib" / version / "site-packages" / "own.pth"
         own.write_text("\n".join(site.getsitepackages()) + "\n")
         run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], dict(os.environ), 1800)
@@ -120,16 +133,16 @@ def foreign_python(work: Path) -> Path:
 
 
 def reason(error: str) -> str:
-    """The line of what a process wrote to stderr that says best why it failed."""
+    """Return the line of a process's stderr that best explains why it failed."""
     lines = [line.strip()[:200] for line in error.splitlines() if line.strip()] or ["no reason given"]
     return next((line for line in reversed(lines) if "Error" in line.partition(" ")[0]), lines[-1])
 
 
 def run(command: list[str], environment: dict[str, str], timeout: float) -> str:
-    """stdout of a command in a process group of its own, which doesn't outlive it.
+    """Run a command and return its stdout; all processes of its group end with it.
 
     Raises:
-        RuntimeError: it failed or took too long.
+        RuntimeError: the command failed or took too long.
     """
     with tempfile.TemporaryFile("w+") as error:
         process = subprocess.Popen(
@@ -155,6 +168,7 @@ def run(command: list[str], environment: dict[str, str], timeout: float) -> str:
 
 @contextmanager
 def proxy(upstream: str, latency: float) -> Iterator[str]:
+    """Run the proxy that adds latency and counts; yield its endpoint."""
     command = [sys.executable, "-m", "tests.s3.proxy", "--upstream", upstream, "--latency", str(latency)]
     with running(command, subprocess.PIPE, {**os.environ, "PYTHONPATH": str(HERE.parent)}) as process:
         assert process.stdout
@@ -162,7 +176,7 @@ def proxy(upstream: str, latency: float) -> Iterator[str]:
 
 
 def counted(endpoint: str) -> tuple[int, int]:
-    """Bytes and GETs at the proxy since it was last asked."""
+    """Return the bytes and GETs at the proxy since the last call."""
     with urllib.request.urlopen(f"{endpoint}/__counts__") as reply:
         counts = json.load(reply)
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/__reset__", method="POST")).close()
@@ -170,7 +184,7 @@ def counted(endpoint: str) -> tuple[int, int]:
 
 
 def cpu_seconds() -> float:
-    """Of all processes that this one has waited for, and those that they have."""
+    """Return the CPU seconds of all child processes that have been waited for, recursively."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -191,7 +205,7 @@ class Bench:
         return [str(python), contender.path(), *map(str, arguments)]
 
     def prepared(self, name: str) -> Path:
-        """The contender's format of the images, made once."""
+        """Return the folder of the images in the contender's format; write it if it is missing."""
         folder = self.work / f"{Path(CONTENDERS[name].script).stem}-{self.arguments.images}"
         if not folder.exists():
             partial = folder.with_suffix(".partial")
@@ -222,7 +236,7 @@ class Bench:
         self.found[name].append(found)
 
     def attempt(self, name: str, step: Any, *arguments: Any) -> None:
-        """A contender that fails is reported at the end and left out from here on."""
+        """Run a step of a contender; after a failure, report it at the end and skip its steps."""
         if name in self.failures:
             return
         try:
@@ -232,6 +246,7 @@ class Bench:
             print(f"{name}: {error}", file=sys.stderr)
 
     def all(self) -> str:
+        """Run all rounds and return the name of the server."""
         server = ceph_server if ceph_available() else moto_server
         with server() as upstream:
             self.environment |= upstream.environment()
@@ -258,7 +273,7 @@ class Bench:
 
 
 def rate(found: list[dict[str, Any]], epoch: int) -> float:
-    """Images a second, the median of the rounds."""
+    """Return the images per second, the median of the rounds."""
     epochs = [run["epochs"][epoch] for run in found]
     return statistics.median(epoch["images"] / epoch["seconds"] for epoch in epochs)
 
@@ -270,9 +285,14 @@ def cpu_a_image(found: list[dict[str, Any]]) -> str:
 
 def table(bench: Bench, server: str, data_bytes: int) -> Iterator[str]:
     arguments = bench.arguments
-    yield (f"{arguments.images} JPEGs, {data_bytes / 1e6:.0f} MB, batch {arguments.batch}, {arguments.workers} workers, "
-           f"{server} with {arguments.latency * 1000:.0f} ms latency, median of {arguments.rounds} rounds in turns")  # fmt: skip
-    yield f"{'':12}  cold img/s (of bare)   warm img/s (of bare)   first batch   fetched (× images' bytes)    GETs   CPU ms/img"
+    yield (
+        f"{arguments.images} JPEGs, {data_bytes / 1e6:.0f} MB, batch {arguments.batch}, {arguments.workers} workers, "
+        f"{server} with {arguments.latency * 1000:.0f} ms latency, median of {arguments.rounds} rounds in turns"
+    )
+    yield (
+        f"{'':12}  cold img/s (of bare)   warm img/s (of bare)   first batch   "
+        "fetched (× images' bytes)    GETs   CPU ms/img"
+    )
     bare = bench.found.get("bare")
     for name, found in bench.found.items():
         if name in bench.failures or not found:
@@ -287,8 +307,8 @@ def table(bench: Bench, server: str, data_bytes: int) -> Iterator[str]:
         )
         yield (f"{name:12}  {cells[0]}   {cells[1]}   {first:9.1f} s   {fetched / 1e6:8.0f} MB"
                f" ({fetched / data_bytes:4.2f})   {gets:14.0f}   {cpu_a_image(found)}")  # fmt: skip
-    yield "Server and proxy run on the same cores and take CPU from whoever streams. Bytes, GETs and CPU are of both epochs."
-    yield "CPU includes imports, not server and proxy; other load on the machine hardly moves it, unlike images a second."
+    yield "Server and proxy share the cores with the contenders. Bytes, GETs and CPU are totals of both epochs."
+    yield "CPU includes imports but not server and proxy; unlike images/s it hardly depends on other load."
     yield "Ray Data keeps no copy between epochs; ImageFolder reads the local disk; bare only decodes and transforms."
 
 
@@ -299,7 +319,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="loader processes of each contender")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--latency", type=float, default=0.02, help="seconds added before each reply")
+    parser.add_argument("--latency", type=float, default=0.02, help="seconds that the proxy waits before each reply")
     parser.add_argument("--timeout", type=float, default=900, help="seconds a contender may take for both epochs")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME")
     arguments = parser.parse_args()

@@ -1,10 +1,13 @@
-"""What a factorized training step costs beside a dense one: the same backbone, batch and threads, in turns in one process.
+"""Compare a factorized training step with a dense one: time and peak memory.
 
-    python benchmarks/train_step.py [--backbone vit_small_patch16_224] [--image-size 224] [--batch 16] [--steps 8]
+    python benchmarks/train_step.py [--backbone vit_small_patch16_224] [--image-size 224]
+        [--batch 16] [--steps 8]
 
-Dense: timm's model with Proxy-Anchor on its features, forward, backward and AdamW. Exact and sparse: the objective of DFML on
-the same model, without and with `sparse_training`. Peak memory is that of a process of its own for each, above what the process
-holds after its imports. Prints one table and writes train_step.json beside this file.
+Backbone, batch and threads are the same, and the steps take turns in one process. Dense: timm's
+model with Proxy-Anchor on its features, forward, backward and AdamW. Exact and sparse: the
+objective of DFML on the same model, without and with `sparse_training`. Peak memory is measured in
+a separate process for each, above the memory after the imports. Print one table and write
+train_step.json next to this file.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def timed(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, list[float
 
 
 def peak_memory(name: str, arguments: argparse.Namespace, recipe: Recipe) -> int:
-    """Bytes by which the process grows over three steps."""
+    """Return the bytes by which the process grows over three steps."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = STEPS[name](recipe)
     for _ in range(3):
@@ -97,25 +100,30 @@ def main() -> None:
     parser.add_argument("--backbone", default="vit_small_patch16_224")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--routers", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="counted steps of each, after one that isn't")
+    parser.add_argument("--sub-blocks", dest="num_sub_blocks", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8, help="timed steps of each kind, after one untimed step")
     arguments = parser.parse_args()
     recipe = Recipe(
-        backbone=arguments.backbone, image_size=arguments.image_size, routers=arguments.routers, weights="random"
+        backbone=arguments.backbone,
+        image_size=arguments.image_size,
+        num_sub_blocks=arguments.num_sub_blocks,
+        weights="random",
     )
     memory = {}
-    for name in STEPS:  # each in a fresh process: a peak never goes down again
+    # Each in a fresh process, because a process's peak never falls.
+    for name in STEPS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             memory[name] = pool.apply(peak_memory, (name, arguments, recipe))
     seconds = timed(arguments, recipe)
     dense = seconds["dense timm"]
     ratios = {name: [a / b for a, b in zip(found, dense, strict=True)] for name, found in seconds.items()}
-    print(f"{arguments.backbone}, {arguments.image_size} px, batch {arguments.batch}, K={arguments.routers}, "
+    print(f"{arguments.backbone}, {arguments.image_size} px, batch {arguments.batch}, K={arguments.num_sub_blocks}, "
           f"{torch.get_num_threads()} threads, median of {arguments.steps} steps in turns")  # fmt: skip
     print(f"{'':20}  seconds   × dense (least to most)   peak memory   × dense")
     for name, found in seconds.items():
         of_dense = ratios[name]
-        print(f"{name:20}  {statistics.median(found):7.3f}   {statistics.median(of_dense):7.3f} ({min(of_dense):.3f} to {max(of_dense):.3f})"
+        print(f"{name:20}  {statistics.median(found):7.3f}   "
+              f"{statistics.median(of_dense):7.3f} ({min(of_dense):.3f} to {max(of_dense):.3f})"
               f"   {memory[name] / 2**20:8.0f} MiB   {memory[name] / memory['dense timm']:7.2f}")  # fmt: skip
     content = {
         **vars(arguments),

@@ -1,7 +1,7 @@
-"""Deep Factorized Metric Learning: the method and its data, in plain PyTorch.
+"""Deep Factorized Metric Learning: the method and its data pipeline, in plain PyTorch.
 
-`factorized/` holds the model, `objective.py` the equation, `train/` the loop, `data/` the way from images to batches.
-Nothing here imports Ray, Optuna or wandb; `orchestration/` does.
+`factorized/` holds the model, `objective.py` the loss, `train/` the training loop, and `data/` the
+pipeline from images to batches. Only `orchestration/` imports Ray, Optuna and wandb.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["factorize", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: `dfml.recipe` and the like must not cost the seconds that importing torch takes.
+    # Imported on first use: importing torch takes seconds, and `dfml.recipe` doesn't need it.
     if name == "factorize":
         from dfml.factorized import factorize
 

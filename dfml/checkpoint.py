@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run in training, and the finished model (`best/`). No pickled code is ever loaded."""
+"""Checkpoints: a run's training state, and the finished model (`best/`). No code is unpickled."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dfml.embedding_model import EmbeddingModel, build_model
-from dfml.errors import InvalidInput
+from dfml.errors import InvalidInput, one_line
 from dfml.recipe import recipe_from
 from dfml.storage import local_copy
+from dfml.task import EpochMetrics
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 OPTIMIZER = "optimizer.pt"
-FIGURES = "figures.json"
+METRICS = "metrics.json"
 
 
 def save_training_state(
-    directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, figures: dict[str, float]
+    directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, metrics: EpochMetrics
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _save_weights(objective, directory)
     torch.save(optimizer.state_dict(), directory / OPTIMIZER)
-    (directory / FIGURES).write_text(json.dumps(figures), encoding="utf-8")
+    (directory / METRICS).write_text(json.dumps(metrics), encoding="utf-8")
 
 
-def load_training_state(directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Load into `objective` and `optimizer`; returns the figures that were saved with them."""
+def load_training_state(directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> EpochMetrics:
+    """Load the state into `objective` and `optimizer`, and return the metrics saved with it."""
     objective.load_state_dict(load_file(directory / WEIGHTS))
     optimizer.load_state_dict(torch.load(directory / OPTIMIZER, map_location="cpu", weights_only=True))
-    figures: dict[str, float] = json.loads((directory / FIGURES).read_text(encoding="utf-8"))
-    return figures
+    metrics: EpochMetrics = json.loads((directory / METRICS).read_text(encoding="utf-8"))
+    return metrics
 
 
 def save_model(directory: Path, model: EmbeddingModel, facts: dict[str, Any]) -> None:
-    """Write a model as `load` reads it.
+    """Write a model in the format that `load` reads.
 
     Args:
-        directory: made when missing.
-        model: its weights and its recipe are saved.
-        facts: what else `config.json` is to say (data set, protocol, metrics, versions); JSON values.
+        directory: the folder; created if missing.
+        model: the model, saved with its recipe.
+        facts: further JSON values for `config.json` (data set, protocol, metrics, versions).
     """
     directory.mkdir(parents=True, exist_ok=True)
     _save_weights(model, directory)
@@ -60,34 +61,35 @@ def save_model(directory: Path, model: EmbeddingModel, facts: dict[str, Any]) ->
 
 
 def _save_weights(module: nn.Module, directory: Path) -> None:
-    # safetensors takes contiguous tensors only; convolutions' weights are kept channels last.
+    # safetensors takes contiguous tensors only; convolutions' weights are in channels-last layout.
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, directory / WEIGHTS)
 
 
-class Identified(NamedTuple):
+class LoadedModel(NamedTuple):
     model: EmbeddingModel
-    sha256: str  # of its model.safetensors: what was made by it is told from what was made by another
+    # SHA-256 of model.safetensors; identifies the model that produced an index.
+    sha256: str
 
 
 def load(where: str | Path) -> EmbeddingModel:
-    """A ready model from a sweep's `best/`.
+    """Load a finished model from a sweep's `best/`.
 
     Args:
-        where: a folder, or an `s3://` URI of one.
+        where: the folder or its `s3://` URI.
 
     Raises:
-        InvalidInput: there is no model there, or not one of this project's.
+        InvalidInput: there is no model there, or it isn't one of this project.
     """
     with local_copy(where, (WEIGHTS, CONFIG)) as directory:
         return _model_in(directory, where)
 
 
-def load_identified(where: str | Path) -> Identified:
-    """As `load`, with the hash of the weights, which are fetched once."""
+def load_with_sha256(where: str | Path) -> LoadedModel:
+    """Load a model as `load` does, with the hash of its weights; they are fetched only once."""
     with local_copy(where, (WEIGHTS, CONFIG)) as directory:
         model = _model_in(directory, where)
         with (directory / WEIGHTS).open("rb") as stream:
-            return Identified(model, hashlib.file_digest(stream, "sha256").hexdigest())
+            return LoadedModel(model, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def _model_in(directory: Path, where: str | Path) -> EmbeddingModel:
@@ -97,14 +99,16 @@ def _model_in(directory: Path, where: str | Path) -> EmbeddingModel:
         class_names = config.get("class_names", ())
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InvalidInput(
-            f"{where}/{CONFIG} is not the description of a DFML model: name the best/ folder of a sweep"
+            f"{where}/{CONFIG} doesn't describe a DFML model; name the best/ folder of a sweep"
         ) from error
     model = build_model(recipe, load_weights=False, class_names=class_names)
     try:
         model.load_state_dict(load_file(directory / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:  # RuntimeError: names or shapes differ
-        reason = " ".join(str(error).split())[:200]
+    # torch raises RuntimeError if names or shapes differ.
+    except (SafetensorError, RuntimeError) as error:
+        reason = one_line(error)
         raise InvalidInput(
-            f"{where}/{WEIGHTS} is damaged or isn't of the model that {CONFIG} describes ({reason}): copy it again"
+            f"{where}/{WEIGHTS} is damaged or doesn't belong to the model that {CONFIG} describes "
+            f"({reason}); copy it again"
         ) from error
     return model.eval()

@@ -1,4 +1,7 @@
-"""What all commands share: bad input is one sentence and exit code 2, and `--help` names units and defaults. Needs no torch."""
+"""Command-line helpers for all commands, without torch.
+
+Commands report invalid input in one sentence with exit code 2; `--help` gives units and defaults.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from typing import Any, NoReturn
 import yaml
 
 from dfml import s3, storage
-from dfml.errors import InvalidInput
+from dfml.errors import InvalidInput, RunFailed
 from dfml.s3 import Unreachable
 
 INVALID = 2
-UNREACHABLE = 1
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+FAILED = 1
+INTERRUPTED = 130  # a shell's exit code for a program that Ctrl-C ended
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `InvalidInput` for flags that can't be used, and says each flag's default where there is one."""
+    """Raise `InvalidInput` for unusable flags, and print each flag's default in `--help`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": _Help, **kwargs})
@@ -39,43 +42,45 @@ class _Help(argparse.HelpFormatter):
 
 
 def count(text: str) -> int:
-    """A flag's type: a whole number of at least 1."""
+    """Parse a whole number of at least 1 (the type of a flag)."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is too small: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{value} is too small; give 1 or more")
     return value
 
 
 def byte_count(text: str) -> int:
-    """A flag's type: bytes, such as 500MB, 1.5TB, 64GiB or 1000000."""
+    """Parse a number of bytes, such as 500MB, 1.5TB, 64GiB or 1000000 (the type of a flag)."""
     found = re.fullmatch(r"([0-9.]+) *([kmgt]?)(i?)b?", text.strip().lower())
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: give for example 200GB")
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of bytes; give for example 200GB")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))
 
 
 def add_cache_flags(group: argparse._ActionsContainer) -> None:
-    """Where a data set on S3 is kept on each node."""
+    """Add the flags of each node's cache for data sets on S3."""
     group.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",
-        help="folder on each node's disk for what is fetched from S3, shared by all runs there (default: $DFML_CACHE or ~/.cache/dfml)",
+        help="folder on each node's disk for files fetched from S3, shared by all runs on the node "
+        "(default: $DFML_CACHE or ~/.cache/dfml)",
     )
     group.add_argument(
         "--cache-size",
         type=byte_count,
         metavar="BYTES",
-        help="most that it may hold, e.g. 200GB; less than the data set shuffles within as many shards as fit (default: no limit)",
+        help="largest size of the cache, e.g. 200GB; if the data set is larger, images are shuffled within as many "
+        "shards as fit (default: no limit)",
     )
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """A name and a value from "NAME=VALUE", the value as YAML reads it.
+    """Split "NAME=VALUE" into the name and the value, which is parsed as YAML.
 
     Raises:
-        InvalidInput: it isn't of that form.
+        InvalidInput: the text isn't of that form.
     """
     name, equals, value = text.partition("=")
     try:
@@ -83,42 +88,48 @@ def assignment(text: str) -> tuple[str, Any]:
             return name, yaml.safe_load(value)
     except yaml.YAMLError:
         pass
-    raise InvalidInput(f"--set {text!r} isn't NAME=VALUE: give for example --set lr=3e-4")
+    raise InvalidInput(f"--set {text!r} isn't NAME=VALUE; give for example --set lr=3e-4")
 
 
 def check_out(out: str, example: str) -> None:
-    """Before any work is done for it: see that a file can be written to `--out`.
+    """Check that a file can be written to `--out`, before any work is done for it.
 
     Args:
-        out: its place, absolute.
+        out: the absolute path, or the URI, of the file.
         example: a name that such a file may have.
 
     Raises:
-        InvalidInput: it can't, or the place is a folder's, or a bucket.
+        InvalidInput: the file can't be written, or `out` is a folder or a bucket.
     """
     if out.startswith(s3.PREFIX):
         if not s3.names_object(out):
             raise InvalidInput(
-                f'--out {out} names no file on S3: give a key that doesn\'t end in "/", such as {storage.join(out, example)}'
+                f'--out {out} names no file on S3; give a key that doesn\'t end in "/", '
+                f"such as {storage.join(out, example)}"
             )
     elif Path(out).is_dir():
-        raise InvalidInput(f"--out {out} is a folder: name a file, such as {storage.join(out, example)}")
+        raise InvalidInput(f"--out {out} is a folder; name a file, such as {storage.join(out, example)}")
     storage.check_writable(out.rpartition("/")[0] or "/")
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Do a command's work: its own exit code, 0 where it gives none, 2 for input that can't be used, said in one sentence."""
+    """Do the work of a command and return its exit code; print invalid input as one sentence.
+
+    Returns:
+        The result of `work` (None: 0), 2 for invalid input, or 1 if the work failed or S3 can't be
+        reached.
+    """
     try:
         return work() or 0
     except InvalidInput as error:
-        complain(error)
+        print_error(error)
         return INVALID
-    except Unreachable as error:
-        complain(error)
-        return UNREACHABLE
+    except (RunFailed, Unreachable) as error:
+        print_error(error)
+        return FAILED
 
 
-def complain(error: Exception) -> None:
-    """Say on standard error what went wrong; of torchrun's processes one speaks."""
+def print_error(error: Exception) -> None:
+    """Print an error on standard error; under torchrun, on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the commands `python -m dfml.train` and `python -m dfml.evaluate` share: processes, data, and how metrics are printed."""
+"""Helpers for the commands that use torch: processes, data sets, and printed metrics."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ import torch
 import torch.distributed as dist
 
 from dfml.data.cache import Cache, default_folder
-from dfml.data.cores import available, over_cores
+from dfml.data.cores import available, map_in_processes
 from dfml.data.datasets import PACKED, locate
 from dfml.data.manifest import is_packed
 from dfml.data.packing import pack
 from dfml.data.progress import BytesDone
 from dfml.data.readers import BENCHMARK_SETS, check_counts, read_benchmark_set
 from dfml.distributed import rank
-from dfml.errors import InvalidInput
+from dfml.errors import InvalidInput, RunFailed
 from dfml.task import heading
 
-PATIENCE = timedelta(hours=2)  # that ranks wait for one that packs images, or clusters embeddings for NMI
+# Rank 0 may pack images, or run k-means for NMI, while the other ranks wait.
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
 @contextmanager
 def processes() -> Iterator[torch.device]:
-    """The device of this process; under torchrun with the process group of all."""
+    """Yield the device of this process; under torchrun, with the process group initialized."""
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
-        torch.cuda.set_device(device)  # NCCL's collectives of objects and barriers go by the current device
+        # NCCL's barriers and collectives of objects use the current device.
+        torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         yield device
         return
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
         yield device
     finally:
@@ -46,56 +48,60 @@ def processes() -> Iterator[torch.device]:
 
 
 def loader_workers(asked: int | None, device: torch.device) -> int:
-    """How many processes load images: `asked`, else 4 where a GPU computes and none where the CPU does."""
+    """Return the number of DataLoader workers: the requested number, else 4 on GPU, 0 on CPU."""
     return asked if asked is not None else 4 * (device.type == "cuda")
 
 
-def data_place(arguments: argparse.Namespace) -> str:
-    """The place of the packed data set that a command's flags mean; a benchmark set is packed on first use, by one process for all.
+def data_uri(arguments: argparse.Namespace) -> str:
+    """Return the URI of the packed data set that a command's flags name.
+
+    Rank 0 packs a benchmark set on first use.
 
     Raises:
-        InvalidInput: there is none, or it can't be packed.
+        InvalidInput: there is no such data set, or it can't be packed.
+        RunFailed: packing failed.
     """
     dataset: str = arguments.dataset
     packed = arguments.data_root / PACKED.name / dataset.lower()
     if arguments.data is not None or dataset.lower() not in BENCHMARK_SETS:
         return locate(dataset, arguments.data)
-    failure = None
+    failure: InvalidInput | RunFailed | None = None
     if rank() == 0 and not is_packed(packed):
         try:
             _pack(dataset, arguments.data_root, packed)
-        except InvalidInput as error:  # the others must hear of it, or they wait for ever
-            failure = str(error)
+        except (InvalidInput, RunFailed) as error:
+            # Raised below on all ranks; otherwise the other ranks would wait forever.
+            failure = error
     if dist.is_initialized():
         said = [failure]
         dist.broadcast_object_list(said)
         failure = said[0]
     if failure is not None:
-        raise InvalidInput(failure)
+        raise failure
     return str(packed)
 
 
 def _pack(dataset: str, data_root: Path, to: Path) -> None:
     sources = read_benchmark_set(dataset, data_root)
-    print(f"packing {dataset} from {data_root} into {to}, this once …", file=sys.stderr, flush=True)
+    print(f"packing {dataset} from {data_root} into {to} (on first use only) …", file=sys.stderr, flush=True)
     for difference in check_counts(dataset, sources):
         print(f"warning: {difference}", file=sys.stderr, flush=True)
     with BytesDone("packing") as progress:
-        pack(sources, to, dataset.lower(), run=partial(over_cores, processes=available()), progress=progress)
+        pack(sources, to, dataset.lower(), run=partial(map_in_processes, processes=available()), progress=progress)
 
 
 def cache_of(arguments: argparse.Namespace) -> Cache:
-    """The node's cache that a command's flags mean."""
+    """Return the node's cache that a command's flags name."""
     return Cache(arguments.cache_dir or default_folder(), arguments.cache_size)
 
 
-def say(line: str) -> None:
-    """Print a line; of several processes the first one's."""
+def print_rank0(line: str) -> None:
+    """Print a line on rank 0 only."""
     if rank() == 0:
         print(line, flush=True)
 
 
-def say_metrics(title: str, metrics: dict[str, float]) -> None:
-    """Two lines under a title: the metrics' short names over their values."""
-    say(f"\n{title}\n" + "  ".join(f"{heading(name):>7}" for name in metrics))
-    say("  ".join(f"{value:7.4f}" for value in metrics.values()))
+def print_metrics(title: str, metrics: dict[str, float]) -> None:
+    """Print two lines below a title: the metrics' short names, and their values."""
+    print_rank0(f"\n{title}\n" + "  ".join(f"{heading(name):>7}" for name in metrics))
+    print_rank0("  ".join(f"{value:7.4f}" for value in metrics.values()))

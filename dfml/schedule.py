@@ -1,6 +1,6 @@
-"""Decay schedules: the factor on the learning rate as a pure function of the epoch, so that a resumed run needs no state.
+"""Decay schedules: pure functions from the epoch to a factor, so that resuming needs no state.
 
-A schedule is a small class here and its name in `Schedule`; recipes and search spaces take it from there.
+A new schedule is a class here, and an entry in `Schedule` and `SCHEDULES`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class StepDecay(_Schedule):
 
 
 class CosineDecay(_Schedule):
-    """Half a cosine from 1 towards 0 over all epochs of the recipe."""
+    """Follow half a cosine from 1 towards 0 over all epochs of the recipe."""
 
     kind: Literal["cosine"] = "cosine"
 

@@ -1,4 +1,4 @@
-"""Files at a place that is a local folder or an S3 URI (`dfml.s3`)."""
+"""File operations on URIs: local folders, or `s3://` URIs (`dfml.s3`)."""
 
 from __future__ import annotations
 
@@ -14,129 +14,132 @@ from dfml.errors import InvalidInput
 
 
 def join(root: str | Path, *parts: str) -> str:
-    """`root` with further path parts, for folders and URIs alike."""
+    """Return `root` (a folder or a URI) extended by path parts."""
     return "/".join([str(root).rstrip("/"), *parts])
 
 
 def absolute(root: str) -> str:
-    """A URI as it is; a folder as an absolute path, so that it means the same in every process of this machine."""
+    """Return a URI unchanged, and a folder as an absolute path, which is valid in every process."""
     return root if "://" in root else str(Path(root).expanduser().resolve())
 
 
-def exists(place: str) -> bool:
-    """Whether there is such a file."""
-    return s3.exists(place) if _on_s3(place) else Path(absolute(place)).is_file()
+def exists(uri: str) -> bool:
+    """Return whether there is such a file."""
+    return s3.exists(uri) if _on_s3(uri) else Path(absolute(uri)).is_file()
 
 
-def read(place: str, offset: int = 0, size: int | None = None) -> bytes:
-    """The content of a file, or `size` bytes of it from `offset`.
+def read(uri: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Return the content of a file, or `size` bytes of it from `offset`.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
-    if _on_s3(place):
-        return s3.get(place, offset, size)
-    with open(absolute(place), "rb") as stream:
+    if _on_s3(uri):
+        return s3.get(uri, offset, size)
+    with open(absolute(uri), "rb") as stream:
         stream.seek(offset)
         return stream.read(-1 if size is None else size)
 
 
-def write(place: str, content: bytes) -> None:
-    """Write a file whole or not at all; its folder is made."""
-    if _on_s3(place):
-        s3.put(place, content)
+def write(uri: str, content: bytes) -> None:
+    """Write a file atomically; create its folder if necessary."""
+    if _on_s3(uri):
+        s3.put(uri, content)
         return
-    with writing(place) as partial:
+    with writing(uri) as partial:
         partial.write_bytes(content)
 
 
 @contextlib.contextmanager
-def writing(place: str) -> Iterator[Path]:
-    """A local file to fill, which becomes the one at a place where the block ends; where it raises, nothing is changed there."""
+def writing(uri: str) -> Iterator[Path]:
+    """Yield a local path to write to; that file replaces `uri`, unless the block raises."""
     with contextlib.ExitStack() as stack:
-        if _on_s3(place):
+        if _on_s3(uri):
             partial = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "partial"
         else:
-            path = Path(absolute(place))
+            path = Path(absolute(uri))
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
             stack.callback(partial.unlink, missing_ok=True)
         yield partial
-        if _on_s3(place):
-            s3.upload(place, partial)
+        if _on_s3(uri):
+            s3.upload(uri, partial)
         else:
             partial.replace(path)
 
 
 @contextlib.contextmanager
-def local_file(place: str) -> Iterator[Path]:
-    """A local file with the content of the one at a place: the file itself, or a temporary download.
+def local_file(uri: str) -> Iterator[Path]:
+    """Yield the local path of a file: the file itself, or a temporary download from S3.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
-    if not _on_s3(place):
-        yield Path(absolute(place))
+    if not _on_s3(uri):
+        yield Path(absolute(uri))
         return
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "download"
         with file.open("wb") as stream:
-            s3.download(place, stream)
+            s3.download(uri, stream)
         yield file
 
 
-def delete(place: str) -> None:
-    """Remove a file, or do nothing where there is none."""
-    if _on_s3(place):
-        s3.delete(place)
+def delete(uri: str) -> None:
+    """Remove a file if it exists."""
+    if _on_s3(uri):
+        s3.delete(uri)
     else:
-        Path(absolute(place)).unlink(missing_ok=True)
+        Path(absolute(uri)).unlink(missing_ok=True)
 
 
 def delete_empty(folder: str) -> None:
-    """Remove a folder that nothing is left in; S3 has no folders."""
+    """Remove a folder if it is empty; S3 has no folders."""
     if not _on_s3(folder):
-        with contextlib.suppress(OSError):  # it isn't there, or not empty
+        # Raised if the folder doesn't exist or isn't empty.
+        with contextlib.suppress(OSError):
             Path(absolute(folder)).rmdir()
 
 
-def folders(place: str) -> list[str]:
-    """Return the names of the folders in a folder or URI, sorted; none where it isn't there."""
-    if _on_s3(place):
-        return s3.folders(place)
-    path = Path(absolute(place))
+def folders(uri: str) -> list[str]:
+    """Return the sorted names of the folders in a folder or URI; none if it doesn't exist."""
+    if _on_s3(uri):
+        return s3.folders(uri)
+    path = Path(absolute(uri))
     return sorted(each.name for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
 
 
-def delete_folder(place: str) -> None:
-    """Remove a folder with all that is in it."""
-    if _on_s3(place):
-        s3.delete_folder(place)
+def delete_folder(uri: str) -> None:
+    """Remove a folder with all its contents."""
+    if _on_s3(uri):
+        s3.delete_folder(uri)
     else:
-        shutil.rmtree(absolute(place))
+        shutil.rmtree(absolute(uri))
 
 
-def _on_s3(place: str) -> bool:
-    if "://" in place and not place.startswith(s3.PREFIX):
-        raise InvalidInput(f"{place!r} is of a kind of storage that isn't supported: give a folder or an s3:// URI")
-    return place.startswith(s3.PREFIX)
+def _on_s3(uri: str) -> bool:
+    if "://" in uri and not uri.startswith(s3.PREFIX):
+        raise InvalidInput(f"{uri!r} is a kind of storage that isn't supported; give a folder or an s3:// URI")
+    return uri.startswith(s3.PREFIX)
 
 
-def upload(directory: Path, place: str) -> None:
-    """Write the files below a local directory to a place."""
+def upload(directory: Path, uri: str) -> None:
+    """Write the files below a local directory to a folder or URI."""
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
-        write(join(place, *file.relative_to(directory).parts), file.read_bytes())
+        write(join(uri, *file.relative_to(directory).parts), file.read_bytes())
 
 
-def check_writable(place: str) -> None:
-    """Write and remove a small file; of a folder that isn't there yet, in the nearest above it that is.
+def check_writable(uri: str) -> None:
+    """Check that files can be written to a folder or URI.
+
+    A folder that doesn't exist yet is checked at its nearest existing parent.
 
     Raises:
-        InvalidInput: that failed; says why.
+        InvalidInput: writing and removing a small file failed; the message states the reason.
     """
-    where: str | Path = place
-    if not _on_s3(place):
-        where = Path(absolute(place))
+    where: str | Path = uri
+    if not _on_s3(uri):
+        where = Path(absolute(uri))
         while not where.exists():
             where = where.parent
     probe = join(where, ".write-probe")
@@ -144,26 +147,24 @@ def check_writable(place: str) -> None:
         write(probe, b"")
         delete(probe)
     except OSError as error:
-        raise InvalidInput(
-            f"storage {place} can't be written ({error}); give a folder or an s3:// URI that you may write to"
-        ) from error
+        raise InvalidInput(f"storage {uri} can't be written ({error}); give a writable folder or s3:// URI") from error
 
 
 @contextlib.contextmanager
-def local_copy(place: str | Path, files: Sequence[str]) -> Iterator[Path]:
-    """A local directory with the named files of a place: the place itself, or a temporary download of it.
+def local_copy(uri: str | Path, files: Sequence[str]) -> Iterator[Path]:
+    """Yield a local directory with the named files: the folder itself, or a temporary download.
 
     Raises:
-        InvalidInput: a file isn't there.
+        InvalidInput: a file is missing.
     """
-    place = str(place)
-    missing = [file for file in files if not exists(join(place, file))]
+    uri = str(uri)
+    missing = [file for file in files if not exists(join(uri, file))]
     if missing:
-        raise InvalidInput(f"{place} has no {missing[0]}: name the best/ folder of a finished sweep")
-    if "://" not in place:
-        yield Path(absolute(place))
+        raise InvalidInput(f"{uri} has no {missing[0]}; name the best/ folder of a finished sweep")
+    if "://" not in uri:
+        yield Path(absolute(uri))
         return
     with tempfile.TemporaryDirectory() as directory:
         for file in files:
-            (Path(directory) / file).write_bytes(read(join(place, file)))
+            (Path(directory) / file).write_bytes(read(join(uri, file)))
         yield Path(directory)

@@ -1,1 +1,1 @@
-"""Sweeps over Ray: search space, trials, checkpoints, protocol, console and report. Imports `dfml`, never the reverse."""
+"""Sweeps on Ray, from the search space to the report. It imports `dfml`, never the reverse."""

@@ -12,179 +12,212 @@ from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
 from dfml.data.datasets import DATASETS, REPOSITORY, locate
 from dfml.errors import InvalidInput
-from orchestration.layout import check_uri
-from orchestration.monitoring.wandb_runs import MODES, mode_for
-from orchestration.plan import Conduct, Plan
-from orchestration.results.protocols import PROTOCOLS
+from dfml.protocol import PROTOCOLS
+from orchestration.callbacks.wandb_mode import MODES, mode_for
+from orchestration.plan import ExecutionOptions, Plan
 from orchestration.search.budget import parse_budget
 from orchestration.search.objectives import Objective
 from orchestration.search.space import read_space
+from orchestration.sweep_folder.layout import check_uri
 
+# Names on the command line, and those in the plan.
 OBJECTIVES: dict[str, Objective] = {
     "recall@1": "score",
     "top@1": "score",
     "flops": "flops",
-}  # by the names of the command line
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    """Defaults make the demo: `python run_sweep.py` needs no argument."""
+    """Return the parser of `run_sweep.py`; its defaults are those of the demo."""
     made = Parser(
         prog="run_sweep.py",
-        description="Search, train and keep the best factorized retrieval model of a data set. Without arguments: the demo, "
-        "on the emoji that ship with the project. The same command again resumes a sweep that was interrupted.",
+        description="Search, train and keep the best factorized retrieval model for a data set. Without arguments it "
+        "runs the demo on the emoji that ship with the project. Run the same command again to resume an interrupted "
+        "sweep.",
     )
-    add = made.add_argument
-    add(
+    _add_data_flags(made.add_argument_group("data"))
+    _add_search_flags(made.add_argument_group("search"))
+    _add_evaluation_flags(made.add_argument_group("evaluation"))
+    _add_execution_flags(made.add_argument_group("execution"))
+    _add_results_flags(made.add_argument_group("results"))
+    return made
+
+
+def _add_data_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
         "--dataset",
         default="emoji",
         metavar="NAME",
         help=f"data set: {', '.join(DATASETS)}, or your own with --data",
     )
-    add(
+    group.add_argument(
         "--data",
         metavar="DIR-or-S3",
-        help="place of the packed data set, a folder or an s3:// URI (default: where NAME is known to be: with the project, below "
-        "$DFML_DATA, or in data/packed)",
+        help="location of the packed data set, a folder or an s3:// URI (default: where NAME is found: with the "
+        "project, in $DFML_DATA, or in data/packed)",
     )
-    add_cache_flags(made)
-    add("--search-space", type=Path, metavar="FILE", help="YAML file (default: search_spaces/<dataset>.yaml)")
-    add(
+    add_cache_flags(group)
+
+
+def _add_search_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--search-space", type=Path, metavar="FILE", help="YAML file (default: search_spaces/<dataset>.yaml)"
+    )
+    group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="fix a value of the recipe, e.g. lr=3e-4; repeatable",
     )
-    add("--trials", type=count, default=4, metavar="N", help="configurations to try")
-    add(
+    group.add_argument("--trials", type=count, default=4, metavar="N", help="number of configurations to try")
+    group.add_argument(
         "--max-epochs",
         type=count,
         metavar="E",
-        help="epochs of a trial that isn't stopped early (default: the search space's)",
+        help="epochs of a trial that isn't stopped early (default: from the search space)",
     )
-    add(
-        "--checkpoint-steps",
-        type=count,
-        default=Conduct().checkpoint_steps,
-        metavar="N",
-        help="steps between checkpoints within an epoch",
-    )
-    add(
-        "--workers-per-trial",
-        type=count,
-        metavar="W",
-        help="DDP workers: one CPU core, or GPU, each at least (default: 2, or 1 where the cluster has room for no more)",
-    )
-    add(
-        "--min-workers",
-        type=count,
-        metavar="W",
-        help="with how few workers a trial goes on while a lost node isn't replaced (default: all of --workers-per-trial: it waits)",
-    )
-    add(
-        "--concurrent-trials",
-        type=count,
-        metavar="N",
-        help="trials at once (default: as many as there are GPUs for; 1 on CPUs)",
-    )
-    add(
+    group.add_argument(
         "--objectives",
         default="recall@1",
         metavar="NAMES",
-        help="what to optimise: recall@1 (top@1 for classification), or recall@1,flops for the front of accuracy against the FLOPs of "
-        "routed inference",
+        help="values to optimize: recall@1 (top@1 for classification), or recall@1,flops for the Pareto front of "
+        "accuracy and the FLOPs of routed inference",
     )
-    add(
+    group.add_argument(
         "--budget",
         metavar="AMOUNT",
-        help="ends the search: hours, minutes or epochs of all trials, such as 12h, 90min, 300epochs",
+        help="limit of the search: hours, minutes or epochs of all trials, such as 12h, 90min or 300epochs "
+        "(default: no limit)",
     )
-    add(
-        "--storage",
-        default="sweeps",
-        metavar="DIR-or-S3",
-        help="where sweeps are kept: a folder or an s3:// URI",
-    )
-    add("--name", metavar="NAME", help="name of the sweep, a folder in the storage (default: the data set's name)")
-    add(
+    group.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="S",
-        help="decides sampled configurations, split and training",
+        help="seed of sampled configurations, split and training",
     )
-    add(
+
+
+def _add_evaluation_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
         default="holdout",
-        help="trials are scored on held-out training classes and only the winner on the test classes, or (paper) every epoch on the "
-        "test classes, as published",
+        help="holdout: score trials on held-out training classes, and only the winner on the test classes; paper: "
+        "score every epoch on the test classes, as published",
     )
-    add(
+    group.add_argument(
         "--reproductions",
         type=count,
         default=1,
         metavar="N",
-        help="seeds with which the winner is trained on all training classes; more than one give mean and 95 %% interval",
+        help="number of seeds with which the winner is trained on all training classes; two or more give mean and "
+        "95 %% interval",
     )
-    add(
-        "--wandb",
-        choices=MODES,
-        help="Weights & Biases: a group for the sweep, a run for each trial (default: what WANDB_MODE says, else online where there is a key, "
-        "else offline: into files that `wandb sync` uploads)",
+
+
+def _add_execution_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--workers-per-trial",
+        type=count,
+        metavar="W",
+        help="DDP workers, each with a GPU, or at least one CPU core (default: 2, or 1 if the cluster has no room for "
+        "more)",
     )
-    add("--dry-run", action="store_true", help="print what would be run, and on which cluster; train and write nothing")
-    add(
+    group.add_argument(
+        "--min-workers",
+        type=count,
+        metavar="W",
+        help="fewest workers a trial may continue with after losing a node (default: --workers-per-trial)",
+    )
+    group.add_argument(
+        "--concurrent-trials",
+        type=count,
+        metavar="N",
+        help="trials that run at the same time (default: as many as there are GPUs for; 1 on CPUs)",
+    )
+    group.add_argument(
+        "--checkpoint-steps",
+        type=count,
+        default=ExecutionOptions().checkpoint_steps,
+        metavar="N",
+        help="steps between checkpoints within an epoch",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be run, and on which cluster; train and write nothing",
+    )
+    group.add_argument(
         "--extend",
         action="store_true",
-        help="go on with a sweep whose bounds, trials, reproductions or budget have grown",
+        help="continue a sweep with wider bounds, or more trials, reproductions or budget",
     )
-    return made
+    group.add_argument("--verbose", action="store_true", help="print the messages of driver.log too, including Ray's")
+
+
+def _add_results_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--storage", default="sweeps", metavar="DIR-or-S3", help="location of sweeps: a folder or an s3:// URI"
+    )
+    group.add_argument(
+        "--name",
+        metavar="NAME",
+        help="name of the sweep, and of its folder in the storage (default: the data set's name)",
+    )
+    group.add_argument(
+        "--wandb",
+        choices=MODES,
+        help="Weights & Biases, with a group per sweep and a run per trial (default: WANDB_MODE if set, else online if "
+        "there is a key, else offline: into files that `wandb sync` uploads)",
+    )
 
 
 def objectives_from(text: str) -> tuple[Objective, ...]:
-    """The objectives in the plan's names.
+    """Return the objectives by their names in the plan.
 
     Raises:
-        InvalidInput: there is one that isn't known, or no score.
+        InvalidInput: an objective is unknown, or the first isn't a score.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in OBJECTIVES:
             raise InvalidInput(
-                f"--objectives {text!r}: there is no objective {name!r}: choose among {', '.join(OBJECTIVES)}"
+                f"--objectives {text!r}: there is no objective {name!r}; choose from {', '.join(OBJECTIVES)}"
             )
     found = tuple(dict.fromkeys(OBJECTIVES[name] for name in names))
     if found[0] != "score":
         raise InvalidInput(
-            f"--objectives {text!r} doesn't begin with a score: give recall@1,flops (top@1,flops for classification)"
+            f"--objectives {text!r} doesn't begin with a score; give recall@1,flops (top@1,flops for classification)"
         )
     return found
 
 
 def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
-    """The plan that arguments stand for, and its sweep's folder.
+    """Return the plan that the arguments describe, and the folder or URI of its sweep.
 
     Raises:
-        InvalidInput: they can't be used; nothing was started or written.
+        InvalidInput: the arguments can't be used; nothing was started or written.
     """
     data = locate(arguments.dataset, arguments.data)
     file = arguments.search_space or REPOSITORY / "search_spaces" / f"{arguments.dataset.lower()}.yaml"
     if arguments.search_space is None and not file.is_file():
         raise InvalidInput(
-            f"there is no search space for {arguments.dataset!r}: name one with --search-space, such as search_spaces/emoji.yaml"
+            f"there is no search space for {arguments.dataset!r}; name one with --search-space, such as "
+            "search_spaces/emoji.yaml"
         )
     fixed = _fixed(arguments)
     name = arguments.name or arguments.dataset
     if "/" in name or name.startswith("."):
-        raise InvalidInput(f"--name {name!r} isn't a folder's name: give one without '/' that doesn't start with '.'")
+        raise InvalidInput(f"--name {name!r} isn't a folder's name; give one without '/' that doesn't start with '.'")
     root = storage.absolute(arguments.storage)
     check_uri(root)
     check_uri(storage.join(root, name))
     objectives = objectives_from(arguments.objectives)
     if "flops" in objectives:
-        # A front of accuracy against FLOPs is one of the path whose FLOPs are counted.
+        # Accuracy and FLOPs must be those of the same path.
         fixed.setdefault("inference", "routed")
     plan = Plan(
         name=name,
@@ -198,18 +231,18 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
         reproductions=arguments.reproductions,
         objectives=objectives,
         budget=parse_budget(arguments.budget) if arguments.budget is not None else None,
-        space=read_space(file).fixed(fixed, "the command line").with_absolute_weights(),
+        space=read_space(file).fixed(fixed, "the command line", file).with_absolute_weights(),
     )
-    plan.check(Conduct(cache_dir=_cache_dir(arguments)).cache_folder())
+    plan.check(ExecutionOptions(cache_dir=_cache_dir(arguments)).cache_folder())
     storage.check_writable(root)
     return plan, storage.join(root, name)
 
 
 def _fixed(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line fixes of the recipe.
+    """Return the values of the recipe that the command line fixes.
 
     Raises:
-        InvalidInput: it does so twice.
+        InvalidInput: a value is given twice.
     """
     found: dict[str, Any] = {"seed": arguments.seed}
     if arguments.max_epochs is not None:
@@ -218,23 +251,24 @@ def _fixed(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, value in map(assignment, arguments.set):
         if name in found:
             other = flags.get(name, f"--set {name}={found[name]}")
-            raise InvalidInput(f"--set {name}={value} says what {other} says already: give one of the two")
+            raise InvalidInput(f"--set {name}={value}: {name} is already set by {other}; change it there")
         found[name] = value
     return found
 
 
-def conduct_from(arguments: argparse.Namespace) -> Conduct:
-    """How the sweep is to be run.
+def options_from(arguments: argparse.Namespace) -> ExecutionOptions:
+    """Return the options of how to run the sweep.
 
     Raises:
-        InvalidInput: Weights & Biases can't be used as asked.
+        InvalidInput: Weights & Biases can't be used as requested.
     """
-    return Conduct(
+    return ExecutionOptions(
         cache_dir=_cache_dir(arguments),
         checkpoint_steps=arguments.checkpoint_steps,
         concurrent_trials=arguments.concurrent_trials,
         min_workers=arguments.min_workers,
         wandb=mode_for(arguments.wandb),
+        verbose=arguments.verbose,
     )
 
 
@@ -243,26 +277,30 @@ def _cache_dir(arguments: argparse.Namespace) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `run_sweep.py`; returns its exit code: 0, 2 for input that can't be used, 130 after Ctrl-C."""
+    """Run `run_sweep.py` and return its exit code.
+
+    Returns:
+        0, 1 if the sweep failed, 2 for invalid input, or 130 after Ctrl-C.
+    """
 
     def work() -> int | None:
         arguments = parser().parse_args(argv)
         plan, sweep = plan_from(arguments)
-        conduct = conduct_from(arguments)
+        options = options_from(arguments)
 
-        # These import Ray, which takes seconds: not before the input is known to be good.
-        from orchestration.console import Console
+        # These import Ray, which takes seconds: only once the input is known to be valid.
+        from orchestration.callbacks.console import Console
         from orchestration.sweep import dry_run, run_sweep
         from orchestration.trials.runs import Interrupted
 
-        console = Console(plan.trials, "test" if plan.protocol == "paper" else "validation")
+        console = Console(plan.trials, PROTOCOLS[plan.protocol].scored_on)
         if arguments.dry_run:
-            dry_run(plan, sweep, console, conduct, arguments.extend)
+            dry_run(plan, sweep, console, options, arguments.extend)
             return None
         try:
-            run_sweep(plan, sweep, console, conduct, arguments.extend)
+            run_sweep(plan, sweep, console, options, arguments.extend)
         except (Interrupted, KeyboardInterrupt):
-            print("Interrupted; the same command goes on from here.", file=sys.stderr)
+            print("Interrupted; run the same command again to resume.", file=sys.stderr)
             return INTERRUPTED
         return None
 

@@ -1,15 +1,16 @@
-"""What a sweep will take: rungs, trials at once and epochs, told before anything is spent."""
+"""A forecast of a sweep, printed before it starts: rungs, concurrent trials and epochs."""
 
 from __future__ import annotations
 
-from orchestration.cluster.share import DEFAULT_WORKERS, Share
+from dfml.protocol import PROTOCOLS
+from orchestration.cluster.resources import DEFAULT_WORKERS, TrialResources
 from orchestration.plan import Plan
-from orchestration.records import TrialRecord
 from orchestration.search.asha import REDUCTION_FACTOR, first_rung
+from orchestration.sweep_folder.records import TrialRecord
 
 
 def rungs(epochs: int, warm_epochs: int) -> list[int]:
-    """The epochs after which ASHA may stop a trial, ascending; empty where it can't."""
+    """Return the epochs after which ASHA may stop a trial, ascending; empty if there are none."""
     found, rung = [], first_rung(epochs, warm_epochs)
     while rung < epochs:
         found.append(rung)
@@ -18,7 +19,7 @@ def rungs(epochs: int, warm_epochs: int) -> list[int]:
 
 
 def expected_epochs(epochs: int, rungs: list[int]) -> float:
-    """Epochs of a trial in the mean, where each rung lets one of REDUCTION_FACTOR go on."""
+    """Return the mean epochs per trial if each rung lets one of REDUCTION_FACTOR continue."""
     reached, share, total = 0, 1.0, 0.0
     for rung in [*rungs, epochs]:
         total += share * (rung - reached)
@@ -26,44 +27,47 @@ def expected_epochs(epochs: int, rungs: list[int]) -> float:
     return total
 
 
-def forecast(plan: Plan, share: Share, records: list[TrialRecord]) -> list[str]:
-    """The plan in lines.
+def forecast(plan: Plan, resources: TrialResources, records: list[TrialRecord]) -> list[str]:
+    """Describe a plan in lines of text.
 
     Args:
-        plan: of the sweep.
-        share: what a trial gets of the cluster.
-        records: of trials of earlier sessions.
+        plan: the sweep's plan.
+        resources: the resources per trial.
+        records: records of trials of earlier sessions.
     """
     recipe = plan.defaults()
     steps = rungs(recipe.epochs, plan.longest_warm_up())
     ended = sum(record.state != "running" for record in records)
     left = plan.trials - ended
     first = min(left, len(plan.space.first_untried([record.parameters for record in records])))
-    origin = f"first {first} from the search space's file, then sampled" if first else "sampled"
-    workers = f"{share.workers} worker(s)" + (
-        f" ({share.min_workers} if nodes are lost)" if share.min_workers < share.workers else ""
+    origin = f"the first {first} from the search-space file, then sampled" if first else "sampled"
+    workers = f"{resources.workers} worker(s)" + (
+        f" ({resources.min_workers} if nodes are lost)" if resources.min_workers < resources.workers else ""
     )
     if plan.workers_per_trial is None:
         workers += f", as many as fit up to {DEFAULT_WORKERS} (--workers-per-trial sets them),"
     stops = (
         f"ASHA may stop a trial after epoch {', '.join(map(str, steps))} of {recipe.epochs}"
         if steps
-        else f"no trial is stopped before its {recipe.epochs} epochs"
+        else f"no trial is stopped before epoch {recipe.epochs}, its last"
     )
     again = "" if plan.reproductions == 1 else f", with {plan.reproductions} seeds"
     lines = [
         f"{left} trial(s) to run{f', {ended} have ended' if ended else ''}: {origin}",
         f"searched: {', '.join(plan.space.search)}; objectives: {', '.join(plan.objectives)}; protocol {plan.protocol}",
         stops,
-        f"each trial: {workers} of {share.cpus} CPU core(s){' and a GPU' if share.gpu else ''}; {share.concurrent} at once",
-        f"epochs of all trials: at most {left * recipe.epochs}, about {left * expected_epochs(recipe.epochs, steps):.0f} if each rung stops "
+        f"each trial: {workers} of {resources.cpus} CPU core(s){' and a GPU' if resources.gpu else ''}; "
+        f"{resources.concurrent} at once",
+        f"epochs of all trials: at most {left * recipe.epochs}, about "
+        f"{left * expected_epochs(recipe.epochs, steps):.0f} if each rung stops "
         f"{REDUCTION_FACTOR - 1} of {REDUCTION_FACTOR}",
     ]
     if plan.budget is not None:
         lines.append(f"the search ends after {plan.budget} at the latest")
-    if plan.protocol == "holdout":
+    if not PROTOCOLS[plan.protocol].scores_on_test:
         lines.append(
-            f"then the winner is trained on all training classes{again}: up to {plan.reproductions * recipe.epochs} epochs more"
+            f"then the winner is trained on all training classes{again}: up to "
+            f"{plan.reproductions * recipe.epochs} epochs more"
         )
     elif plan.reproductions > 1:
         more = plan.reproductions - 1

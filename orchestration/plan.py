@@ -1,4 +1,4 @@
-"""What a sweep is: the arguments that decide its results."""
+"""The plan of a sweep: the arguments that decide its results."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dfml.data.manifest import read_manifest
 from dfml.data.order import epoch_batches
 from dfml.data.split import holdout_rows
 from dfml.errors import InvalidInput
+from dfml.protocol import PROTOCOLS, ProtocolName
 from dfml.recipe import Recipe, recipe_from
 from orchestration.search.budget import Budget
 from orchestration.search.space import SearchSpace
@@ -27,45 +28,61 @@ PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pyarrow")
 
 
 class Plan(BaseModel):
-    """A sweep's arguments; two sweeps with the same plan compute the same."""
+    """A sweep's arguments; two sweeps with the same plan compute the same.
+
+    Attributes:
+        name: name of the sweep.
+        dataset: name of the data set.
+        data: folder or URI of the packed data set.
+        cache_size: the cache's largest size in bytes on each node; it decides the order of images.
+        trials: number of trials.
+        workers_per_trial: DDP workers; None: as many as fit, until the cluster is known.
+        seed: seed of sampled configurations, split and training.
+        protocol: the protocol (see `dfml.protocol`).
+        reproductions: seeds with which the winner is trained on all training classes.
+        objectives: the task's score, and FLOPs of routed inference.
+        budget: limit of the search; None: no limit.
+        space: the search space, with the values that the command line fixes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     dataset: str
     data: str
-    cache_size: int | None = None  # bytes on each node; a part of the plan, since it decides in which order images come
+    cache_size: int | None = None
     trials: int
-    workers_per_trial: int | None = None  # until a cluster is known, None where what fits is to be taken
+    workers_per_trial: int | None = None
     seed: int
-    protocol: Literal["holdout", "paper"] = "holdout"
-    reproductions: int = 1  # seeds with which the winner is trained on all training classes
-    objectives: tuple[Literal["score", "flops"], ...] = ("score",)  # the task's score, and FLOPs of routed inference
+    protocol: ProtocolName = "holdout"
+    reproductions: int = 1
+    objectives: tuple[Literal["score", "flops"], ...] = ("score",)
     budget: Budget | None = None
     space: SearchSpace
 
     def defaults(self) -> Recipe:
-        """The recipe of a trial before anything is sampled."""
+        """Return the recipe of a trial before anything is sampled."""
         return self.space.defaults()
 
     def longest_warm_up(self) -> int:
-        """Epochs of warm-up of the trial that has most."""
+        """Return the most warm-up epochs that a trial may have."""
         return int(max([self.defaults().warm_epochs, *self.space.values_of("warm_epochs")]))
 
     def weights_files(self) -> list[str]:
-        """Files from which trials take their pretrained weights; none where these come from a package or a hub."""
+        """Return the files of pretrained weights that trials read; none for a package or a hub."""
         weights = self.space.values_of("weights") or [self.defaults().weights]
         return [str(each) for each in weights if each not in ("pretrained", "random")]
 
     def check(self, cache_folder: Path) -> None:
-        """Everything that can be known to fail before a cluster is started.
+        """Check everything that can be checked before a cluster is started.
 
         Args:
-            cache_folder: keeps the index of a data set on S3.
+            cache_folder: folder for the index of a data set on S3.
 
         Raises:
-            InvalidInput: the data set has no training split, or neither a test split nor queries and a gallery, or can't fill a
-            batch, or a router count doesn't fit the backbone, or a weights file neither.
+            InvalidInput: the data set lacks a training split, or a test split or queries and a
+                gallery, or can't fill a batch; or the backbone doesn't go with a number of
+                sub-blocks or a weights file.
         """
         manifest = read_manifest(self.data)
         manifest.split("train")
@@ -84,14 +101,14 @@ class Plan(BaseModel):
         smallest = min(self.space.values_of("batch_size") or [self.defaults().batch_size])
         if smallest < workers:
             raise InvalidInput(
-                f"batch_size {smallest} is smaller than --workers-per-trial {workers}, which would leave a worker without an image: make "
-                "one larger or the other smaller"
+                f"batch_size {smallest} is smaller than --workers-per-trial {workers}, which would leave a worker "
+                "without an image; raise batch_size or lower --workers-per-trial"
             )
 
     def _check_batches(self, labels: np.ndarray) -> None:
-        """See that every batch shape can be filled from the classes that trials train on."""
+        """Check that every batch shape can be filled from the classes that trials train on."""
         defaults = self.defaults()
-        if self.protocol == "holdout":
+        if not PROTOCOLS[self.protocol].scores_on_test:
             training, _ = holdout_rows(labels, self.seed, defaults.task)
             labels = labels[training]
         targets = np.unique(labels, return_inverse=True)[1]
@@ -102,39 +119,41 @@ class Plan(BaseModel):
                 epoch_batches(targets, recipe.batch_size, recipe.images_per_class, self.seed, epoch=1)
 
     def _check_routers(self) -> None:
-        from dfml.factorized import allowed_routers  # imports torch: only once the cheap checks have passed
+        # These import torch: only once the cheap checks have passed.
+        from dfml.factorized import allowed_sub_block_counts
         from dfml.pretrained import create_backbone, sub_blocks_of
 
         defaults = self.defaults()
         backbones = self.space.values_of("backbone") or [defaults.backbone]
         for file in self.weights_files():
-            for routers in self.space.values_of("routers") or [defaults.routers]:
-                sub_blocks_of(file, int(routers))
+            for num_sub_blocks in self.space.values_of("num_sub_blocks") or [defaults.num_sub_blocks]:
+                sub_blocks_of(file, int(num_sub_blocks))
         for backbone in backbones:
             for weights in self.weights_files() or ["random"]:
                 model = create_backbone(str(backbone), weights, defaults.image_size)
             for blocks in self.space.values_of("blocks") or [defaults.blocks]:
                 numbers = defaults.model_copy(update={"blocks": blocks}).block_numbers()
-                self._check_divides(str(backbone), allowed_routers(model, numbers))
+                self._check_divides(str(backbone), allowed_sub_block_counts(model, numbers))
 
     def _check_divides(self, backbone: str, allowed: list[int]) -> None:
-        for routers in self.space.values_of("routers") or [self.defaults().routers]:
-            if routers not in allowed:
+        for num_sub_blocks in self.space.values_of("num_sub_blocks") or [self.defaults().num_sub_blocks]:
+            if num_sub_blocks not in allowed:
                 raise InvalidInput(
-                    f"router count {routers} doesn't divide the blocks of {backbone}; those that do: "
-                    f"{', '.join(map(str, allowed))}: change `routers` in the search space or on the command line"
+                    f"num_sub_blocks {num_sub_blocks} doesn't divide the blocks of {backbone}; allowed are "
+                    f"{', '.join(map(str, allowed))}; change it in the search space or on the command line"
                 )
 
 
-class Conduct(BaseModel):
-    """How a sweep is run where that doesn't change what it computes; a resumed sweep may be run otherwise.
+class ExecutionOptions(BaseModel):
+    """Options that don't change what a sweep computes; they may differ when it is resumed.
 
     Attributes:
-        cache_dir: on each node, for a data set on S3; None for that node's default.
-        checkpoint_steps: between two checkpoints within an epoch.
-        concurrent_trials: that run at once; None for what the cluster has room for.
-        min_workers: with how few a trial goes on when a node is lost; None for all.
-        wandb: whether Weights & Biases is told, and at once or into files.
+        cache_dir: folder on each node for shards from S3; None: the node's default.
+        checkpoint_steps: steps between checkpoints within an epoch.
+        concurrent_trials: trials that run at the same time; None: as many as fit on the GPUs, or 1.
+        min_workers: fewest workers a trial may continue with after losing a node; None: all.
+        wandb: whether Weights & Biases is used, and whether online or into files.
+        verbose: whether the driver's log is printed too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -144,9 +163,10 @@ class Conduct(BaseModel):
     concurrent_trials: int | None = None
     min_workers: int | None = None
     wandb: Literal["online", "offline", "off"] = "off"
+    verbose: bool = False
 
     def cache_folder(self) -> Path:
-        """The cache's folder on this node."""
+        """Return the cache's folder on this node."""
         return Path(self.cache_dir) if self.cache_dir else default_folder()
 
 
@@ -155,7 +175,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit this code is at, with "-dirty" for uncommitted changes; None outside a git checkout."""
+    """Return the commit of this code, with "-dirty" if changed; None outside a git checkout."""
     try:
         found = subprocess.run(
             ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40"],

@@ -1,195 +1,230 @@
-"""A sweep from its plan to its report: search, retrain the winner, score it once, report."""
+"""A sweep from its plan to its report: search, retrain the winner, evaluate it once, report."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
+from contextlib import ExitStack, nullcontext
 
 from dfml import storage
 from dfml.data.cache import Cache
-from dfml.errors import InvalidInput
-from orchestration import layout
+from dfml.errors import InvalidInput, RunFailed
+from orchestration.callback import SweepCallback
+from orchestration.callbacks.console import Console
+from orchestration.callbacks.prometheus import PrometheusMetrics
+from orchestration.callbacks.wandb_runs import WandbRuns
 from orchestration.cluster.connection import check_readable, cluster
-from orchestration.cluster.share import Share, share
-from orchestration.console import Console
-from orchestration.follower import Follower
+from orchestration.cluster.interruption import Interruption
+from orchestration.cluster.resources import TrialResources, trial_resources
 from orchestration.forecast import forecast
-from orchestration.identity import begun, is_stored, is_widened, store, with_its_workers
-from orchestration.interruption import Interruption
-from orchestration.lease import hold
-from orchestration.monitoring.metrics import Metrics
-from orchestration.monitoring.wandb_runs import WandbRuns
-from orchestration.plan import Conduct, Plan
-from orchestration.records import TrialRecord, load_records
-from orchestration.results.report import is_written, write_report
-from orchestration.results.summary import Results, best_trial, forget_results, load_results, show
-from orchestration.results.winner import reproduce, results_of, runs_of
+from orchestration.job import SweepSettings
+from orchestration.plan import ExecutionOptions, Plan
+from orchestration.report.report import is_written, write_report
+from orchestration.report.results import Results, best_trial, forget_results, load_results, show
 from orchestration.search.asha import ResumableASHA
+from orchestration.search.budget_stopper import OVER_BUDGET, BudgetStopper, ElapsedTime, stop_interrupted
 from orchestration.search.searcher import searcher
-from orchestration.search.spent import OVER_BUDGET, Clock, Spent, end_cut
 from orchestration.search.study import StudyFile
-from orchestration.trials.retention import clear_partial
-from orchestration.trials.runs import Setting, run
+from orchestration.sweep_file import SweepFile
+from orchestration.sweep_folder import layout
+from orchestration.sweep_folder.driver_log import driver_log
+from orchestration.sweep_folder.lease import hold
+from orchestration.sweep_folder.records import TrialRecord, load_records
+from orchestration.trials.checkpoints import clear_partial
+from orchestration.trials.retrievals import pictures_of
+from orchestration.trials.runs import RunContext, run
 from orchestration.trials.trial import run_trial
+from orchestration.winner import reproduce, results_of, runs_of
 
 
-def run_sweep(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: bool = False) -> None:
-    """Run or resume the sweep in the folder `sweep`, and print its results.
+def run_sweep(plan: Plan, sweep: str, console: Console, options: ExecutionOptions, extend: bool = False) -> None:
+    """Run or resume a sweep, and print its results.
 
     Args:
-        plan: what the sweep is.
-        sweep: its folder or URI.
-        console: prints.
-        conduct: how it is run.
-        extend: whether the plan may widen the one that the folder was begun with.
+        plan: the sweep's plan.
+        sweep: the sweep's folder or URI.
+        console: the console to print on.
+        options: options that don't change the results.
+        extend: whether the plan may widen the plan that the folder was begun with.
 
     Raises:
         InvalidInput: the plan can't be run here.
-        Interrupted: the user asked to stop; the same call goes on from there.
+        RunFailed: no trial has a score, or the winner's training failed.
+        Interrupted: the user asked to stop; the same call resumes the sweep.
     """
-    plan = with_its_workers(plan, sweep)
-    widened = extend and is_widened(plan, sweep)
-    resumed = widened or is_stored(plan, sweep)
+    plan, stored, extended = _opened(plan, sweep, extend)
     tracker = None
-    if resumed and not widened and (results := load_results(sweep)):
-        console.say(
-            f"the sweep {sweep} has ended already; these are its results. Choose another --name for a new one, or --extend this one"
+    if stored and not extended and (results := load_results(sweep)):
+        console.print(
+            f"the sweep {sweep} has ended already; its results follow. Choose another --name for a new sweep, or "
+            "--extend this one"
         )
     else:
-        tracker = None if conduct.wandb == "off" else WandbRuns(plan, sweep, conduct.wandb, console)
-        with hold(sweep, console.say), tracker or nullcontext(), console.live():
-            results = _run(plan, sweep, console, conduct, resumed, widened, tracker)
+        tracker = None if options.wandb == "off" else WandbRuns(plan, sweep, options.wandb, console)
+        with hold(sweep, console.print), tracker or nullcontext(), console.live():
+            results = _run(plan, sweep, console, options, stored, extended, tracker)
     show(results, console)
     if not is_written(sweep):
-        _report(plan, results, conduct)  # an earlier session came to its results and no further
-    console.say(f"model:  {storage.join(sweep, layout.BEST)}")
-    console.say(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
+        # An earlier session ended between its results and its report.
+        _report(plan, results, options)
+    console.print(f"model:  {storage.join(sweep, layout.BEST)}")
+    console.print(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
     if tracker is not None:
-        console.say(f"wandb:  {tracker.where}")
+        console.print(f"wandb:  {tracker.where}")
 
 
-def dry_run(plan: Plan, sweep: str, console: Console, conduct: Conduct, extend: bool = False) -> None:
-    """Print what `run_sweep` would do, and where; nothing is written.
+def dry_run(plan: Plan, sweep: str, console: Console, options: ExecutionOptions, extend: bool = False) -> None:
+    """Print what `run_sweep` would do, and on which cluster; write nothing.
 
     Raises:
-        InvalidInput: as `run_sweep`.
+        InvalidInput: the plan can't be run here.
     """
-    plan = with_its_workers(plan, sweep)
-    widened = extend and is_widened(plan, sweep)
-    resumed = widened or is_stored(plan, sweep)
-    records = load_records(sweep) if resumed else []
-    if resumed and not widened and load_results(sweep):
-        console.say(f"the sweep {sweep} has ended already: its results would be printed, and nothing would be run")
+    plan, stored, extended = _opened(plan, sweep, extend)
+    records = load_records(sweep) if stored else []
+    if stored and not extended and load_results(sweep):
+        console.print(f"the sweep {sweep} has ended already; its results would be printed, and nothing would be run")
         return
     with cluster() as where:
-        part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
-        plan.check_workers(part.workers)
-        console.say(where)
-        for line in forecast(plan, part, records):
-            console.say(line)
-        console.say(f"results would lie in {sweep}; nothing was started")
+        resources = trial_resources(plan.workers_per_trial, options.concurrent_trials, options.min_workers)
+        plan.check_workers(resources.workers)
+        console.print(where)
+        for line in forecast(plan, resources, records):
+            console.print(line)
+        console.print(f"results would be in {sweep}; nothing was started")
+
+
+def _opened(plan: Plan, sweep: str, extend: bool) -> tuple[Plan, SweepFile | None, bool]:
+    """Return the plan with its workers, the sweep's file, and whether the plan extends the sweep.
+
+    The file is None if the sweep is new.
+
+    Raises:
+        InvalidInput: the folder holds another sweep, or there is none to extend.
+    """
+    stored = SweepFile.load(sweep)
+    if stored is None:
+        if extend:
+            raise InvalidInput(f"--extend: there is no sweep {sweep} yet; leave out --extend to begin it")
+        return plan, None, False
+    plan = stored.with_workers(plan)
+    if extend and stored.is_extended_by(plan, sweep):
+        return plan, stored, True
+    stored.check_same(plan, sweep)
+    return plan, stored, False
 
 
 def _run(
     plan: Plan,
     sweep: str,
     console: Console,
-    conduct: Conduct,
-    resumed: bool,
-    widened: bool,
+    options: ExecutionOptions,
+    stored: SweepFile | None,
+    extended: bool,
     tracker: WandbRuns | None,
 ) -> Results:
-    records = load_records(sweep) if resumed else []
-    if resumed:
+    records = load_records(sweep) if stored else []
+    if stored:
         console.resumed(records)
-    console.say("starting Ray …")
+    console.print("starting Ray …")
     interruption = Interruption()
-    with cluster() as where, Metrics(_labels(plan), records) as metrics:
+    with cluster() as where, PrometheusMetrics(_labels(plan), records) as metrics, ExitStack() as stack:
         interruption.install()
-        part = share(plan.workers_per_trial, conduct.concurrent_trials, conduct.min_workers)
-        plan.check_workers(part.workers)
-        told = forecast(plan, part, records)
-        plan = plan.model_copy(update={"workers_per_trial": part.workers})
+        resources = trial_resources(plan.workers_per_trial, options.concurrent_trials, options.min_workers)
+        plan.check_workers(resources.workers)
+        told = forecast(plan, resources, records)
+        plan = plan.model_copy(update={"workers_per_trial": resources.workers})
         check_readable(plan.data)
         for weights in plan.weights_files():
             check_readable(weights)
         check_readable(sweep)
-        if widened:
-            forget_results(sweep)  # before the plan is that of another sweep than the results
-        if not resumed or widened:
-            store(plan, sweep)
+        if extended:
+            # Delete old results before storing the new plan, so that the two never disagree.
+            forget_results(sweep)
+        if stored is None or extended:
+            SweepFile.of(plan, stored).save(sweep)
+        # Not before: a sweep that can't be run here leaves nothing.
+        stack.enter_context(driver_log(sweep, options.verbose))
         for line in [where, *told]:
-            console.say(line)
-        console.say(f"results in {sweep}")
+            console.print(line)
+        console.print(f"results in {sweep}")
         if tracker is not None:
             tracker.plan = plan
-            console.say(f"Weights & Biases: {tracker.where}")
-        job = _job(plan, sweep, part) | conduct.model_dump(include={"cache_dir", "checkpoint_steps"})
-        followers: list[Follower] = [metrics, *([tracker] if tracker is not None else [])]
-        setting = Setting(sweep, part, console, interruption, followers)
-        _search(plan, {**job, "epochs": plan.defaults().epochs}, records, setting)
+            console.print(f"Weights & Biases: {tracker.where}")
+        settings = _settings(plan, sweep, resources, options)
+        callbacks: list[SweepCallback] = [console, metrics, *([tracker] if tracker is not None else [])]
+        context = RunContext(sweep, resources, console, interruption, callbacks)
+        _search(plan, settings, records, context)
         winner = best_trial(records)
         if winner is None:
-            raise InvalidInput(
-                f"no trial of {sweep} came to a validation score, so there is no winner; the reasons stand above: mend them and choose another --name"
+            raise RunFailed(
+                f"no trial of {sweep} reached a validation score, so there is no winner; see the reasons above, fix "
+                "them and choose another --name"
             )
-        reproduce(plan, job, winner, len(records), setting)
+        reproduce(plan, settings, winner, len(records), context)
     runs = runs_of(plan, sweep, winner)
     for record in [*records, *runs]:
-        clear_partial(sweep, record.folder)  # again: what was on its way when a trial was stopped, or a session cut
+        # Again: uploads may have been under way when a trial was stopped or a session interrupted.
+        clear_partial(sweep, record.folder)
     results = results_of(plan, sweep, records, winner)
-    results.save()  # before the report: should a figure fail, the same command shows the results and draws again
-    _report(plan, results, conduct)
+    # Before the report: if a chart fails, the same command prints the results and draws it again.
+    results.save()
+    _report(plan, results, options)
     if tracker is not None:
-        tracker.concluded(runs[0], results.test["winner"])
+        tracker.sweep_ended(runs[0], results.test["winner"], pictures_of(results.retrievals))
     return results
 
 
-def _report(plan: Plan, results: Results, conduct: Conduct) -> None:
-    write_report(results, begun(results.sweep), Cache(conduct.cache_folder(), plan.cache_size))
+def _report(plan: Plan, results: Results, options: ExecutionOptions) -> None:
+    stored = SweepFile.load(results.sweep)
+    # Written before anything runs.
+    assert stored is not None
+    write_report(results, stored, Cache(options.cache_folder(), plan.cache_size))
 
 
 def _labels(plan: Plan) -> dict[str, str]:
-    """Of its metrics."""
+    """Return the labels of all metrics of this sweep."""
     return {"sweep": plan.name, "dataset": plan.dataset}
 
 
-def _job(plan: Plan, sweep: str, part: Share) -> dict[str, Any]:
-    """What all trials of a sweep share; plain values, for they travel through Ray."""
-    return {
-        "sweep": sweep,
-        "labels": _labels(plan),
-        "data": plan.data,
-        "protocol": plan.protocol,
-        "cache_size": plan.cache_size,
-        "seed": plan.seed,
-        "workers": part.workers,
-        "min_workers": part.min_workers,
-        "cpus": part.cpus,
-        "gpu": part.gpu,
-    }
+def _settings(plan: Plan, sweep: str, resources: TrialResources, options: ExecutionOptions) -> SweepSettings:
+    return SweepSettings(
+        sweep=sweep,
+        labels=_labels(plan),
+        data=plan.data,
+        protocol=plan.protocol,
+        seed=plan.seed,
+        workers=resources.workers,
+        min_workers=resources.min_workers,
+        cpus=resources.cpus,
+        gpu=resources.gpu,
+        cache_dir=options.cache_dir,
+        cache_size=plan.cache_size,
+        checkpoint_steps=options.checkpoint_steps,
+    )
 
 
-def _search(plan: Plan, job: dict[str, Any], records: list[TrialRecord], setting: Setting) -> None:
+def _search(plan: Plan, settings: SweepSettings, records: list[TrialRecord], context: RunContext) -> None:
     """Run the trials that haven't ended yet."""
-    study = StudyFile(setting.sweep, plan.space, plan.objectives, records)
+    epochs = plan.defaults().epochs
     left = plan.trials - sum(record.state != "running" for record in records)
-    spent = Spent(plan.budget, Clock(setting.sweep), records)
-    if left > 0 and spent.reached():
-        setting.console.say(f"no trial is started any more: {OVER_BUDGET} ({plan.budget})")
+    stopper = BudgetStopper(plan.budget, ElapsedTime(context.sweep), records)
+    search = searcher(plan.space, plan.seed, settings, epochs, records, plan.objectives, stopper.reached)
+    study_file = StudyFile(search.sweep_study, context.sweep)
+    study_file.write()
+    if left > 0 and stopper.reached():
+        context.console.print(f"no further trial is started: {OVER_BUDGET} ({plan.budget})")
     elif left > 0:
         run(
             run_trial,
-            setting,
+            context,
             records,
             trials=left,
-            search=searcher(plan.space, plan.seed, job, records, plan.objectives, spent.reached),
-            scheduler=ResumableASHA(records, plan.defaults().epochs, plan.longest_warm_up()),
-            spent=spent,
-            follow=study.update,
+            search=search,
+            scheduler=ResumableASHA(records, epochs, plan.longest_warm_up()),
+            stopper=stopper,
+            callbacks=[search, study_file],
         )
     records.sort(key=lambda record: record.number)
-    for record in end_cut(records):
-        record.save(setting.sweep)
-        study.update(record)
-    study.write()  # while trials ran the storage may have been away
+    for record in stop_interrupted(records):
+        record.save(context.sweep)
+        search.trial_ended(record)
+    # Again: the storage may have been unavailable while trials ran.
+    study_file.write()

@@ -1,4 +1,4 @@
-"""Miniatures of the benchmark sets, in the exact folder layouts in which they are published."""
+"""Miniatures of the benchmark sets in the exact folder layouts of the published ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-TRAIN, TEST, IMAGES = 5, 3, 3  # classes and images a class
+# Numbers of classes, and images per class.
+TRAIN, TEST, IMAGES = 5, 3, 3
 
 
 @functools.cache
 def jpeg(number: int, seed: int) -> bytes:
-    """Noise in a class's own colours."""
+    """Return a noisy JPEG in the class's own colors."""
     coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3)).repeat(20, 0).repeat(16, 1)
     noisy = np.clip(coarse + np.random.default_rng(seed).normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)
     stream = io.BytesIO()
@@ -26,7 +27,7 @@ def jpeg(number: int, seed: int) -> bytes:
 
 
 def draw(path: Path, number: int, seed: int) -> None:
-    """Write a noisy JPEG in the class's own colours."""
+    """Write a noisy JPEG in the class's own colors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(jpeg(number, seed))
 
@@ -69,7 +70,7 @@ def sop(root: Path) -> None:
 
 
 def inshop(root: Path, train: int = TRAIN, test: int = TEST) -> None:
-    """`train` and `test` are numbers of classes, `train` below 20."""
+    """Write In-Shop with `train` training classes (fewer than 20) and `test` test classes."""
     lines = []
     for item, splits in [
         *((i, ["train"] * IMAGES) for i in range(1, train + 1)),
@@ -84,12 +85,14 @@ def inshop(root: Path, train: int = TRAIN, test: int = TEST) -> None:
     file.write_text("\n".join([str(len(lines)), "image_name item_id evaluation_status", *lines]) + "\n")
 
 
-WNIDS = [f"n{number:08d}" for number in (9, 2, 5, 7)]  # ImageNet's miniature has these; ILSVRC2012_ID 1, 2, 3, 4
-VALIDATION_IDS = [3, 1, 4, 2, 1, 3, 2, 4]  # class of its validation images 1, 2, …
+# The classes of ImageNet's miniature, with ILSVRC2012_ID 1, 2, 3, 4.
+WNIDS = [f"n{number:08d}" for number in (9, 2, 5, 7)]
+# The classes of its validation images 1, 2, …
+VALIDATION_IDS = [3, 1, 4, 2, 1, 3, 2, 4]
 
 
 def imagenet_folders(root: Path) -> None:
-    """ImageNet's layout of folders: `IMAGES` training and 2 validation images a class."""
+    """Write ImageNet's folders: `IMAGES` training images and 2 validation images per class."""
     for wnid in WNIDS:
         for i in range(IMAGES):
             draw(root / "train" / wnid / f"{wnid}_{i}.JPEG", int(wnid[1:]), i)
@@ -99,7 +102,7 @@ def imagenet_folders(root: Path) -> None:
 
 
 def imagenet_tars(root: Path) -> None:
-    """The images of `imagenet_folders` in ImageNet's official tar files, with its development kit."""
+    """Write `imagenet_folders` as ImageNet's official tar files, with its development kit."""
     root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as name:
         images = Path(name)
@@ -117,7 +120,7 @@ def imagenet_tars(root: Path) -> None:
 
 
 def imagenet_devkit(root: Path, validation_ids: list[int]) -> None:
-    """`ILSVRC2012_devkit_t12.tar.gz`: the classes' WNIDs and the validation images' classes."""
+    """Write `ILSVRC2012_devkit_t12.tar.gz` with the WNIDs and the classes of validation images."""
     fields = [(field, "O") for field in ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children")]
     leaves = [(number, wnid, f"name of {wnid}", "a thing", 0, []) for number, wnid in enumerate(WNIDS, start=1)]
     synsets = np.array([[row] for row in [*leaves, (len(WNIDS) + 1, "n00001740", "entity", "all", 2, [1, 2])]], fields)

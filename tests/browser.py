@@ -1,4 +1,4 @@
-"""A browser without a window, for tests that see a page as a user does: Debian's Chromium, driven by Playwright."""
+"""A headless browser for tests that check pages: Debian's Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
-# In a container there is neither a sandbox nor a GPU; the rest keeps it from asking its maker for updates.
+# A container has neither a sandbox nor a GPU; the other flags prevent requests for updates.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -25,7 +25,7 @@ FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser that ends with the block; the test is skipped where there is none."""
+    """Start a browser that ends with the block; skip the test if none is installed."""
     if not CHROMIUM.exists():
         pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -38,11 +38,11 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Seen:
-    """What went on while a page was open.
+    """The events of an open page.
 
     Attributes:
-        errors: the console's errors, and what a script raised.
-        requests: addresses that were asked for, those of the page's own `data:` left out.
+        errors: the console's errors and the scripts' exceptions.
+        requests: the addresses of all requests except `data:` URLs.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -53,13 +53,14 @@ class Seen:
 def opened(
     browser: Browser, address: str, width: int = 1280, height: int = 900, offline: bool = False
 ) -> Iterator[tuple[Page, Seen]]:
-    """A page in a profile of its own, loaded, and what went on in it so far.
+    """Load a page in a fresh profile; yield the page and its events.
 
     Args:
-        browser: of `chromium`.
-        address: http://, or file:// of a page on disk.
-        width, height: of its window, pixels.
-        offline: cut the network.
+        browser: the browser, from `chromium`.
+        address: the http:// or file:// URL.
+        width: the width of the window in pixels.
+        height: the height of the window in pixels.
+        offline: whether the network is cut.
     """
     context = browser.new_context(viewport=ViewportSize(width=width, height=height), offline=offline)
     try:

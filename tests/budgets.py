@@ -1,4 +1,7 @@
-"""How long each test module may take (`budgets.toml`). A run ends with the ten that exceed it by most; nothing fails for it."""
+"""Time budgets of the test modules (`budgets.toml`).
+
+At the end a run lists the ten modules that exceed their budgets by most; no test fails for it.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     spent: dict[str, float] = defaultdict(float)
     config.stash[SPENT] = spent
 
-    class Clock:
+    class ElapsedTime:
         @staticmethod
         def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             spent[module_of(report.nodeid)] += report.duration
 
-    config.pluginmanager.register(Clock())
+    config.pluginmanager.register(ElapsedTime())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

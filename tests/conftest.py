@@ -1,4 +1,4 @@
-"""For all tests: several of them, and other jobs, share the machine's few cores."""
+"""Configuration of all tests, which share the machine's few cores with other jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from tests import budgets, forked
 from tests.budgets import budget_of, module_of
 
-# Modules on a Ray of this machine: one at a time, for two would wait for each other's processor. They share a cluster and a sweep too.
+# Modules that run Ray on this machine run one at a time, because two would compete for its cores.
+# They also share a cluster and a sweep.
 ON_RAY = (
     "test_classification_sweep",
     "test_extended_sweep",
@@ -30,32 +31,38 @@ GROUPS = {f"tests/integration/{module}.py": "on Ray" for module in ON_RAY}
 
 
 def group_of(module: str) -> str:
-    """Return what a module shares with others, its own name if nothing: modules of a group run in one process."""
+    """Return the group of a module, by default its own name; one process runs a whole group."""
     return GROUPS.get(module, module)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(budgets)
-    is_worker = hasattr(config, "workerinput")  # of pytest-xdist
+    # pytest-xdist sets the attribute in its workers.
+    is_worker = hasattr(config, "workerinput")
     if not is_worker:
         forked.share()
-    # The first process of pytest-xdist runs no tests: it has nothing to import.
+    # The first process of pytest-xdist runs no tests, so it needs no imports.
     if is_worker or not config.getoption("numprocesses", None):
-        gc.disable()  # until all is imported: none of it is garbage, and to look for some takes 3 seconds per process
+        # Collecting garbage during the imports would find none and take 3 seconds per process.
+        gc.disable()
         import torch
 
         torch.set_num_threads(1)
-        config.pluginmanager.import_plugin("tests.s3.places")
+        config.pluginmanager.import_plugin("tests.s3.locations")
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # a process that is forked for a test copies no page of these
+    # Processes that tests fork then don't copy the pages of these objects.
+    gc.freeze()
     gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand a group to a process at a time (`pytest -n 2 --dist loadscope`); xdist's own marks for groups do nothing in pytest 9."""
+    """Give each process one group at a time (`pytest -n 2 --dist loadscope`).
+
+    xdist's own marks for groups do nothing in pytest 9.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
@@ -66,7 +73,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the groups that take longest, so that no process is left with one of them."""
+    """Begin with the groups that take longest, so that none of them runs alone at the end."""
     seconds: dict[str, float] = defaultdict(float)
     for module in {module_of(item.nodeid) for item in items}:
         seconds[group_of(module)] += budget_of(module)

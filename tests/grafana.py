@@ -1,4 +1,4 @@
-"""The Grafana dashboard as its panels' queries."""
+"""The panels of the Grafana dashboard and their queries."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from dfml.data.datasets import REPOSITORY
 
-MONITORING = REPOSITORY / "orchestration" / "monitoring"
-DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana.json").read_text())
+CALLBACKS = REPOSITORY / "orchestration" / "callbacks"
+DASHBOARD: dict[str, Any] = json.loads((CALLBACKS / "grafana.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
@@ -18,5 +18,5 @@ def queries(panel: dict[str, Any]) -> list[str]:
 
 
 def metrics_in(query: str) -> set[str]:
-    """The names of the metrics: words that neither stand in quotes nor are a label, a function or a variable."""
+    """Return the names of the metrics in a query; all begin with `ray_`."""
     return set(re.findall(r"\bray_\w+", query))

@@ -1,4 +1,4 @@
-"""Small images in the encodings and modes that data sets come in, and a few animals to pack."""
+"""Small images in the encodings and modes of real data sets, and a few animals to pack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def picture(seed: int = 0) -> Image.Image:
-    """Noise, another one for each seed."""
+    """Return an image of noise that depends on the seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -40,7 +40,7 @@ def grey() -> bytes:
 
 
 def palette_with_transparency() -> bytes:
-    """Blue, but for a transparent pixel at the top left."""
+    """Return a blue image with one transparent pixel at the top left."""
     image = Image.new("P", (4, 4), 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((0, 0), 0)
@@ -52,7 +52,7 @@ def half_transparent() -> bytes:
 
 
 def cmyk() -> bytes:
-    """Cyan, as a JPEG for print."""
+    """Return a cyan JPEG for print."""
     return encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", quality=100)
 
 
@@ -61,12 +61,12 @@ def bilevel() -> bytes:
 
 
 def sixteen_bit() -> bytes:
-    """0x64 in the upper byte of each pixel: grey 100."""
+    """Return a 16-bit image with 0x64 in the upper byte of each pixel: gray 100."""
     return encoded(Image.fromarray(np.full((4, 4), 0x6400, dtype=np.uint16)), "PNG")
 
 
 def turned_by_exif() -> bytes:
-    """16 × 8 as it is stored, red on the left and blue on the right; to be shown turned by 90°, red on top."""
+    """Return an image stored as 16 × 8, red on the left, and displayed upright, red on top."""
     lying = Image.new("RGB", (16, 8), "blue")
     lying.paste("red", (0, 0, 8, 8))
     exif = lying.getexif()
@@ -75,19 +75,19 @@ def turned_by_exif() -> bytes:
 
 
 def animated() -> bytes:
-    """Two frames: green, then red."""
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("lime", "red")]
+    """Return a GIF of two frames: green, then red."""
+    frames = [Image.new("RGB", (4, 4), color) for color in ("lime", "red")]
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
 def huge_header() -> bytes:
-    """A BMP that claims to be 60000 × 60000: PIL takes it for a decompression bomb."""
+    """Return a BMP that claims to be 60000 × 60000, which PIL refuses as a decompression bomb."""
     content = bytearray(encoded(picture(), "BMP"))
     content[18:26] = (60000).to_bytes(4, "little") * 2
     return bytes(content)
 
 
-# By name: bytes that are no image, or not a whole one.
+# Bytes that aren't an image, or not a complete one, by name.
 BAD = {
     "text": b"no image",
     "empty": b"",

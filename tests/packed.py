@@ -1,4 +1,4 @@
-"""What packing left at a place, and folders of one's own images to pack."""
+"""Helpers for packing tests: files of a packed data set, and folders of images to pack."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tests.images import encoded
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Every file's content, by its path: two packings are the same if these are equal."""
+    """Return the content of all files by path; equal results mean equal packed data sets."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 @functools.cache
 def noise(seed: int, size: int = 12) -> bytes:
-    """A PNG of another content for each seed."""
+    """Return a PNG whose content depends on the seed."""
     return encoded(
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)), "PNG"
     )
 
 
 def many(classes: int, images: int, split: str = "train") -> list[ImageRow]:
-    """Rows class by class, as a reader gives them."""
+    """Return the rows of `images` images per class, class by class, as a reader does."""
     return [
         ImageRow(noise(1000 * c + i), f"{split} {c}", f"{split}/{c}/{i}.png", split)
         for c in range(classes)
@@ -35,7 +35,7 @@ def many(classes: int, images: int, split: str = "train") -> list[ImageRow]:
 
 
 def class_folders(root: Path, classes: int, images: int, size: int = 12) -> Path:
-    """A folder of folders of PNGs."""
+    """Write one folder of PNGs per class."""
     for c in range(classes):
         folder = root / f"class {c:02d}"
         folder.mkdir(parents=True)
@@ -45,11 +45,12 @@ def class_folders(root: Path, classes: int, images: int, size: int = 12) -> Path
 
 
 def slow_images(root: Path, classes: int = 6, images: int = 10) -> Path:
-    """A folder of folders of PNGs that are small but take 10 ms each to decode: time to interrupt who packs them."""
+    """Write a folder per class of PNGs that take 10 ms to decode, so packing can be interrupted."""
     for c in range(classes):
         folder = root / f"class {c}"
         folder.mkdir(parents=True)
         content = encoded(Image.new("RGB", (1500, 1500), (20 * c, 0, 0)), "PNG")
         for i in range(images):
-            (folder / f"{i}.png").write_bytes(content + bytes([i]))  # what follows an image's end is passed over
+            # Decoders ignore bytes after an image's end.
+            (folder / f"{i}.png").write_bytes(content + bytes([i]))
     return root

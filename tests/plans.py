@@ -1,16 +1,18 @@
-"""Plans of sweeps that are never run."""
+"""Plans of sweeps and jobs of trials that are never run."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from dfml.data.datasets import DATASETS
+from dfml.recipe import Recipe
+from orchestration.job import SweepSettings, TrialJob
 from orchestration.plan import Plan
 from orchestration.search.space import SearchSpace, build_space
 
 
 def plan_of(space: SearchSpace | None = None, **changes: Any) -> Plan:
-    """Three trials on the emoji, which search the router count alone unless a space is given."""
+    """Return a plan of three trials on the emoji; by default it searches the sub-blocks only."""
     values = {
         "name": "a",
         "dataset": "emoji",
@@ -18,6 +20,14 @@ def plan_of(space: SearchSpace | None = None, **changes: Any) -> Plan:
         "trials": 3,
         "workers_per_trial": 2,
         "seed": 0,
-        "space": space or build_space({"search": {"routers": {"choice": [2, 3]}}}, "test"),
+        "space": space or build_space({"search": {"num_sub_blocks": {"choice": [2, 3]}}}, "test"),
     }
     return Plan(**values | changes)
+
+
+SETTINGS = SweepSettings("nowhere")
+
+
+def job_of(number: int = 0, epochs: int = 2, recipe: Recipe | None = None, **settings: Any) -> TrialJob:
+    """Return the job of a trial with the default recipe."""
+    return TrialJob(SweepSettings("nowhere", **settings), number, {}, recipe or Recipe(), epochs)

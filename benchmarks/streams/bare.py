@@ -1,4 +1,4 @@
-"""Decoding and transform alone, on images that are in memory before the clock starts: no loader can be faster."""
+"""Decode and transform images that are in memory before the clock starts: the upper bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from common import Batches, Options, decode, listed, main, training_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-ENCODED: list[tuple[bytes, int]] = []  # inherited by the forked workers
+# Forked workers inherit it.
+ENCODED: list[tuple[bytes, int]] = []
 
 
 class InMemory(Dataset[tuple[Tensor, int]]):

@@ -1,13 +1,14 @@
-"""What the contenders of benchmarks/stream.py share: images, transform, command line and clock.
+"""Images, transform, command line and clock that the contenders of benchmarks/stream.py share.
 
 A contender is a script with two commands, made by `main`:
 
-    prepare --images DIR --out DIR                                  write its format of the images into a new folder
+    prepare --images DIR --out DIR
     measure --source S3-URI-or-DIR --cache DIR [--epochs 2] [--batch 128] [--workers 2]
 
-`measure` prints one JSON line: {"first_batch_s": s, "epochs": [{"images": n, "seconds": s}, …]}. The S3 server is named by
-AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION. Imports aren't timed; constructing data
-set and loader is, in the first epoch.
+`prepare` writes the images in the contender's format into a new folder. `measure` prints one JSON
+line: {"first_batch_s": s, "epochs": [{"images": n, "seconds": s}, …]}. AWS_ENDPOINT_URL,
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION name the S3 server. Imports aren't
+timed; constructing data set and loader counts toward the first epoch.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-CHUNK_BYTES = 32 * 2**20  # of every format that lets one choose
+# Chunk size of every format that has such a setting.
+CHUNK_BYTES = 32 * 2**20
 IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `measure` was asked for."""
+    """The arguments of `measure`."""
 
     source: str
     cache: Path
@@ -40,11 +42,12 @@ class Options:
     workers: int
 
 
-Batches = Callable[[int], Iterable[Sequence[Tensor]]]  # from the epoch, 0, 1, …, to its batches: images first
+# Maps an epoch (0, 1, …) to its batches; a batch begins with its images.
+Batches = Callable[[int], Iterable[Sequence[Tensor]]]
 
 
 def training_transform() -> v2.Compose:
-    """As dfml.data.transforms.training_transform, with ImageNet's normalisation."""
+    """Return dfml.data.transforms.training_transform with ImageNet's normalization."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(IMAGE_SIZE, scale=(0.08, 1.0), antialias=True),
@@ -62,7 +65,7 @@ def decode(encoded: bytes) -> Image.Image:
 
 
 def listed(images: Path) -> list[tuple[Path, int]]:
-    """Files and labels in one random order, the same for all: the libraries advise to pack images shuffled."""
+    """Return files and labels in a fixed random order: libraries advise to pack images shuffled."""
     classes = sorted(folder for folder in images.iterdir() if folder.is_dir())
     files = [(file, label) for label, folder in enumerate(classes) for file in sorted(folder.iterdir())]
     random.Random(0).shuffle(files)
@@ -70,6 +73,7 @@ def listed(images: Path) -> list[tuple[Path, int]]:
 
 
 def timed(batches_of: Callable[[Options], Batches], options: Options, epochs: int) -> dict[str, object]:
+    """Consume the epochs and return the times that `measure` prints."""
     first_batch: float | None = None
     found = []
     began = time.perf_counter()
@@ -79,7 +83,8 @@ def timed(batches_of: Callable[[Options], Batches], options: Options, epochs: in
         for batch, *_ in batches(epoch):
             if batch.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE) or batch.dtype != torch.float32:
                 raise ValueError(f"not a batch of images: {tuple(batch.shape)}, {batch.dtype}")
-            batch[:, 0, 0, 0].sum().item()  # the batch is here, not only promised
+            # Wait until the batch has really arrived.
+            batch[:, 0, 0, 0].sum().item()
             images += len(batch)
             if first_batch is None:
                 first_batch = time.perf_counter() - began
@@ -94,12 +99,13 @@ def main(
     prepare: Callable[[Path, Path], None] | None = None,
     before: Callable[[Options], None] | None = None,
 ) -> None:
-    """The command line of a contender.
+    """Run the command line of a contender.
 
     Args:
-        batches_of: constructs data set and loader; on the clock.
-        prepare: (images, out) writes the contender's format; None for one that reads the images as they are.
-        before: what must be there already when the clock starts, such as a cluster.
+        batches_of: the function that constructs data set and loader; its time counts.
+        prepare: the function (images, out) that writes the contender's format. None: the contender
+            reads the images as they are.
+        before: the function that runs before the clock starts, for example to start a cluster.
     """
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)

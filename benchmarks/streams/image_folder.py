@@ -1,4 +1,4 @@
-"""torchvision's ImageFolder on the local disk: no S3, and the files may be in the page cache."""
+"""Read torchvision's ImageFolder from the local disk, without S3 and perhaps from page cache."""
 
 from __future__ import annotations
 

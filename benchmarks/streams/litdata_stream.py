@@ -1,4 +1,4 @@
-"""LitData: optimize() into chunks, StreamingDataset and StreamingDataLoader."""
+"""Stream with LitData: chunks by optimize(), StreamingDataset and StreamingDataLoader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def item(file: tuple[str, int]) -> dict[str, Any]:
-    # Plain bytes are stored as found; an image or a path ending in .jpeg would be taken by a serializer that decodes.
+    # Plain bytes are stored unchanged; a path that ends in .jpeg would go to a decoding serializer.
     return {"image": Path(file[0]).read_bytes(), "label": file[1]}
 
 
@@ -37,13 +37,14 @@ class Transform:
 
 
 def batches_of(options: Options) -> Batches:
-    # Its client for chunks refuses plain http, with no setting to allow it; without this line it reads nothing here.
+    # LitData's client for chunks refuses plain http and has no public setting to allow it.
     litdata.streaming.downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # type: ignore[typeddict-unknown-key]
     dataset = StreamingDataset(
         options.source,
         cache_dir=str(options.cache),
         shuffle=True,
-        max_cache_size="100GB",  # nothing is evicted between the epochs
+        # Large enough that nothing is evicted between the epochs.
+        max_cache_size="100GB",
         storage_options={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
         transform=Transform(),
     )

@@ -1,7 +1,7 @@
-"""MosaicML Streaming: MDS shards, StreamingDataset and StreamingDataLoader.
+"""Stream with MosaicML Streaming: MDS shards, StreamingDataset and StreamingDataLoader.
 
-Its documentation calls the defaults right for nearly all cases: the shuffle (py1e over 262,144 samples, so here over all)
-and `predownload` (8 batches) are left at them.
+Its documentation calls the defaults right for nearly all cases, so the shuffle (py1e over 262,144
+samples, that is over all samples here) and `predownload` (8 batches) keep them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def prepare(images: Path, out: Path) -> None:
-    # "bytes", not "jpeg": that one hands out a decoded image, and the decoding is to be the same for all.
+    # "jpeg" would return decoded images, but all contenders must decode in the same way.
     columns = {"image": "bytes", "label": "int"}
     with MDSWriter(out=str(out), columns=columns, compression=None, size_limit=CHUNK_BYTES) as writer:
         for file, label in listed(images):
@@ -33,10 +33,11 @@ class Images(StreamingDataset):  # type: ignore[misc]
 
 
 def batches_of(options: Options) -> Batches:
-    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]  # the name it reads
+    # MosaicML Streaming reads this variable instead.
+    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
     dataset = Images(options.source, str(options.cache), options.batch)
-    # The forked workers would inherit the client that fetched index.json and talk over one and the same connection: they then
-    # get each other's bytes, or wait for a minute. Without a client each makes its own.
+    # Forked workers would inherit the client that fetched index.json and share its connection: they
+    # would get each other's bytes, or wait for a minute. After this each worker makes its own.
     for stream in dataset.streams:
         stream._downloader.clean_up()
     loader = StreamingDataLoader(dataset, batch_size=options.batch, drop_last=True, num_workers=options.workers)

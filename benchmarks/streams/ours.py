@@ -1,4 +1,4 @@
-"""Our own stream: shards with an index, the node's cache, exact global shuffle from the second epoch on."""
+"""Stream with dfml.data: shards, index, the node's cache, exact global shuffle from epoch 2."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dfml.data.order import epoch_batches
 from dfml.data.packing import pack
 from dfml.data.source import ImageSource
 from dfml.data.split import subset_of_classes
-from dfml.data.transforms import Normalisation
+from dfml.data.transforms import Normalization
 from dfml.recipe import recipe_from
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def prepare(images: Path, out: Path) -> None:

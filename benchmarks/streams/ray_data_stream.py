@@ -1,8 +1,9 @@
-"""Ray Data: Parquet files, read_parquet, map_batches and iter_torch_batches.
+"""Stream with Ray Data: Parquet files, read_parquet, map_batches and iter_torch_batches.
 
-Ray Data keeps no copy on disk: it reads the files again in every epoch, and that is its documented way where a data set
-doesn't fit in the object store's memory. A cluster with as many CPUs as the others have worker processes is started before
-the clock. Shuffling as its guide has it: the files' order, and a local buffer, as long as LitData's window of 256.
+Ray Data keeps no copy on disk: it reads the files again in every epoch, as its documentation
+advises for data sets that don't fit into the object store. A cluster with as many CPUs as the
+others have worker processes is started before the clock. Shuffling follows its guide: the order of
+the files, and a local buffer as long as LitData's window of 256.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
-"""Build the demo data set *emoji*: a class is one emoji, an image one artist's drawing of it (64 x 64 px, on white).
+"""Build the demo data set *emoji*: each class is one emoji, each image one artist's drawing of it.
 
-Run from the repository's root, with numpy, pillow, pyarrow and resvg-py installed:
+Images are 64 x 64 px, on white. Run from the repository's root, with numpy, pillow, pyarrow and
+resvg-py installed:
 
-    mkdir -p /tmp/emoji && cp datasets/emoji/package.json /tmp/emoji && npm install --prefix /tmp/emoji
+    mkdir -p /tmp/emoji && cp datasets/emoji/package.json /tmp/emoji
+    npm install --prefix /tmp/emoji
     PYTHONPATH=. python datasets/emoji/build.py --sources /tmp/emoji/node_modules
 
-It writes manifest.json, and of each split a shard and its index, beside itself and says what it left out. The same
-packages and library versions give the same bytes. Sources and licences: ATTRIBUTION.md.
+It writes manifest.json, and a shard and an index per split, next to itself and prints what it left
+out. The same packages and library versions give the same bytes. Sources and licenses:
+ATTRIBUTION.md.
 """
 
 from __future__ import annotations
@@ -30,19 +33,23 @@ from dfml.data.packing import pack
 from dfml.data.shards import ImageRow
 
 SIZE = 64
-OVERSAMPLING = 4  # of SVG drawings: at 64 px, resvg leaves the edges of shapes with filters jagged
+# Factor for SVG drawings: at 64 px, resvg renders jagged edges for shapes with filters.
+OVERSAMPLING = 4
 WEBP_QUALITY = 90
-STYLES = ("fluent", "noto", "noto-v1", "twemoji")  # the order of a class's images
+# The order of a class's images.
+STYLES = ("fluent", "noto", "noto-v1", "twemoji")
 LEAST_DRAWINGS = 3
 
-# Thresholds, chosen by looking at the drawings on both sides of them. Differences are mean absolute ones of pixels (0 to 255).
-SAME_DRAWING = (
-    15.0  # Noto v1 against Noto, the same emoji: below, outline and pose are the same and only the shading is new
-)
-SAME_CLASS = 2.0  # two emoji, the same style, at half the size: below, they differ by a mouth or a mark of a few pixels
-BLANK = 5.0  # standard deviation of a drawing's pixels: below, it is light grey on white from edge to edge
+# The thresholds were chosen by comparing the drawings on both sides of them. A difference is the
+# mean absolute difference of pixels (0 to 255).
+# Noto v1 and Noto of one emoji: below it, outline and pose are the same and only shading differs.
+SAME_DRAWING = 15.0
+# Two emoji of one style, at half the size: below it, they differ by a mouth or a few pixels.
+SAME_CLASS = 2.0
+# Standard deviation of a drawing's pixels: below it, the drawing is light gray on white everywhere.
+BLANK = 5.0
 
-# The icon sets name their icons by CLDR short names, some of older versions: current name -> names in use there.
+# The icon sets use CLDR short names, some from older versions: current name -> names in use there.
 OTHER_NAMES = {
     "black bird": ("blackbird",),
     "bullseye": ("direct hit",),
@@ -63,7 +70,7 @@ OTHER_NAMES = {
     "UP! button": ("up exclamation button",),
 }
 
-# What code points don't tell.
+# Variants that can't be recognized by their code points.
 GENDER_VARIANT = re.compile(r"(old |pregnant )?(man|woman)|boy|girl|prince(ss)?|(Mrs\.|Mx) Claus|.*men holding hands")
 FAMILY = re.compile("family|(kiss|couple with heart) (man|woman)|woman and man holding hands")
 MAN, WOMAN, PERSON = 0x1F468, 0x1F469, 0x1F9D1
@@ -74,7 +81,13 @@ Code = tuple[int, ...]
 
 @dataclass
 class Emoji:
-    """A class: `code` its code points, `drawings` its (64, 64, 3) images by style."""
+    """A class of the data set.
+
+    Attributes:
+        code: the code points.
+        name: the CLDR short name.
+        drawings: the (64, 64, 3) images by style.
+    """
 
     code: Code
     name: str
@@ -86,13 +99,13 @@ class Emoji:
 
 
 def kebab(name: str) -> str:
-    """A name as the icon sets write it, e.g. "UP! button" -> "up-button"."""
+    """Convert a name to the spelling of the icon sets, e.g. "UP! button" -> "up-button"."""
     plain = unicodedata.normalize("NFKD", name.lower().replace("&", "and")).encode("ascii", "ignore").decode()
     return re.sub("[^a-z0-9]+", "-", plain.replace("#", "hash").replace("*", "asterisk").replace("'", "")).strip("-")
 
 
 def variant(emoji: Emoji, codes: set[Code]) -> str | None:
-    """Why an emoji is left out as a variant of another one, or None."""
+    """Return why an emoji is left out as a variant of another one, or None."""
     code = emoji.code
     if GENDER_VARIANT.fullmatch(emoji.name) or FEMALE in code[1:] or MALE in code[1:]:
         return "gender variant"
@@ -127,7 +140,8 @@ def read_svg(sources: Path, package: str, emojis: list[Emoji], style: str) -> No
     """Add the drawings of an Iconify set."""
     icons = json.loads((sources / "@iconify-json" / package / "icons.json").read_text(encoding="utf-8"))
     current = {kebab(emoji.name) for emoji in emojis}
-    # An alias of an icon that bears another emoji's name is wrong, e.g. "cricket" of "cricket game"; a mirrored icon isn't.
+    # An alias of an icon that has another emoji's name is wrong, e.g. "cricket" of "cricket game";
+    # an alias of a mirrored icon isn't.
     aliases = {
         name: alias
         for name, alias in icons.get("aliases", {}).items()
@@ -155,7 +169,7 @@ def report(what: str, left_out: list[str]) -> None:
 
 
 def read(sources: Path) -> list[Emoji]:
-    """All emoji that aren't variants, with their drawings, sorted by code points."""
+    """Return all emoji that aren't variants, with their drawings, sorted by code points."""
     listed = json.loads((sources / "unicode-emoji-json" / "data-by-emoji.json").read_text(encoding="utf-8"))
     emojis = sorted(
         (Emoji(tuple(map(ord, text)), entry["name"]) for text, entry in listed.items()), key=lambda e: e.code
@@ -185,7 +199,7 @@ def drop_blank_drawings(emojis: list[Emoji]) -> None:
 
 
 def drop_same_drawings(emojis: list[Emoji]) -> None:
-    """Remove Noto v1's drawing where it is nearly Noto's."""
+    """Remove Noto v1's drawing if it is nearly the same as Noto's."""
     same = [
         emoji
         for emoji in emojis
@@ -194,7 +208,7 @@ def drop_same_drawings(emojis: list[Emoji]) -> None:
     ]
     for emoji in same:
         del emoji.drawings["noto-v1"]
-    report("Noto v1 drawings left out as nearly Noto's", [emoji.name for emoji in same])
+    report("Noto v1 drawings left out, nearly the same as Noto's", [emoji.name for emoji in same])
 
 
 def enough_drawings(emojis: list[Emoji]) -> list[Emoji]:
@@ -206,19 +220,19 @@ def enough_drawings(emojis: list[Emoji]) -> list[Emoji]:
 
 
 def same_pairs(emojis: list[Emoji], threshold: float) -> Iterator[tuple[int, int, str, float]]:
-    """(first, second, style, difference) of all pairs of emoji that a style draws nearly alike; the numbers are rows."""
+    """Yield (first row, second row, style, difference) of the emoji that a style draws alike."""
     for style in STYLES:
         rows = [row for row, emoji in enumerate(emojis) if style in emoji.drawings]
         drawings = np.stack([emojis[row].drawings[style] for row in rows]).astype(np.float32)
         small = drawings.reshape(len(rows), SIZE // 2, 2, SIZE // 2, 2, 3).mean((2, 4)).reshape(len(rows), -1)
-        for place, row in enumerate(rows):
-            differences = np.abs(small[place + 1 :] - small[place]).mean(1)
+        for position, row in enumerate(rows):
+            differences = np.abs(small[position + 1 :] - small[position]).mean(1)
             for offset in np.flatnonzero(differences < threshold):
-                yield row, rows[place + 1 + offset], style, float(differences[offset])
+                yield row, rows[position + 1 + offset], style, float(differences[offset])
 
 
 def drop_same_classes(emojis: list[Emoji]) -> list[Emoji]:
-    """Keep the first, by code points, of emoji that some style draws nearly alike."""
+    """Keep the first, by code points, of the emoji that some style draws nearly alike."""
     first_of: dict[int, int] = {}
     for first, second, _, _ in sorted(same_pairs(emojis, SAME_CLASS)):
         if first not in first_of:
@@ -231,7 +245,7 @@ def drop_same_classes(emojis: list[Emoji]) -> list[Emoji]:
 
 
 def rows_of(emojis: list[Emoji]) -> Iterator[ImageRow]:
-    """The rows to pack: half of the classes, drawn with a fixed seed, for training; the others for the test."""
+    """Yield the rows to pack: a random half of the classes to train on, the others to test on."""
     shuffled = [emoji.code for emoji in emojis]
     random.Random(0).shuffle(shuffled)
     train = set(shuffled[: len(shuffled) // 2])
@@ -246,7 +260,7 @@ def rows_of(emojis: list[Emoji]) -> Iterator[ImageRow]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sources", type=Path, required=True, help="the node_modules folder npm filled")
+    parser.add_argument("--sources", type=Path, required=True, help="the node_modules folder that npm filled")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this one)"
     )

@@ -1,4 +1,4 @@
-"""From images to batches; each step is a file here, and nothing here knows of models or clusters.
+"""The path from images to batches: one file per step, independent of models and clusters.
 
 readers → packing → shards, index, manifest | cache → dataset → split → order → fetching, loader
 """

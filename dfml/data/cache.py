@@ -1,8 +1,9 @@
-"""The node's cache: one folder in which all workers of all trials on a machine keep what they fetch from S3.
+"""The node's cache: a folder in which all workers on a machine keep the files they fetch from S3.
 
-Each file is fetched once, by whoever needs it first: under a lock of the operating system, which a killed process can't leave
-behind; to a temporary name, so that what has its name is whole; checked by SHA-256, which is its name, so that equal files of
-several data sets are one. Under a size limit those that weren't used longest are removed.
+Each file is fetched once, by the first process that needs it: under a lock of the operating system,
+which a killed process can't leave behind, and under a temporary name, so that a file with its final
+name is complete. That name is its SHA-256, so data sets share equal files. A size limit is kept by
+removing the least recently used files.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ from pathlib import Path
 
 from dfml import s3
 from dfml.data.manifest import File
-from dfml.errors import InvalidInput
+from dfml.errors import InvalidInput, RunFailed
 
-TRIES = 2  # of a file whose content isn't what the manifest says
-TOUCH_EVERY = 10.0  # seconds: how exact "not used longest" is
-ROOM_EVERY = 0.05  # seconds between two looks for room
-OURS = re.compile(r"[0-9a-f]{64}\.(?!lock$).+")  # files of the cache; a user's own in the same folder aren't touched
-ENVIRONMENT = "DFML_CACHE"
+# Downloads of a file whose content differs from the manifest's SHA-256.
+TRIES = 2
+# Resolution of the LRU clock.
+TOUCH_SECONDS = 10.0
+# Interval between two checks for room.
+ROOM_POLL_SECONDS = 0.05
+# The cache's own files; a user's files in the same folder aren't touched.
+OURS = re.compile(r"[0-9a-f]{64}\.(?!lock$).+")
+CACHE_VARIABLE = "DFML_CACHE"
 
 
 def default_folder() -> Path:
-    """Where files are kept unless a command says otherwise: DFML_CACHE, or a folder of the user's own."""
-    return Path(os.environ.get(ENVIRONMENT) or Path.home() / ".cache" / "dfml")
+    """Return the default cache folder: `DFML_CACHE`, or a folder in the user's home."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "dfml")
 
 
 @dataclass
@@ -39,32 +44,32 @@ class Cache:
     """A folder of fetched files.
 
     Args:
-        folder: made when missing; on a local disk.
-        size: bytes to keep at most; None for as many as the disk holds.
+        folder: the folder on a local disk; created if missing.
+        size: the most bytes to keep; None: as many as the disk holds.
     """
 
     folder: Path = field(default_factory=default_folder)
     size: int | None = None
     _touched: dict[str, float] = field(default_factory=dict, repr=False)
 
-    def path(self, file: File, place: str) -> Path:
-        """The local copy of a file, fetched where it isn't here; waits where another process is fetching it.
+    def path(self, file: File, uri: str) -> Path:
+        """Return the local copy of a file; fetch it, or wait for the process that is fetching it.
 
         Args:
-            file: what the manifest says of it.
-            place: where it is fetched from, an `s3://` URI.
+            file: the file's entry in the manifest.
+            uri: the file's `s3://` URI.
 
         Raises:
-            InvalidInput: it isn't there, is damaged, or finds no room.
+            InvalidInput: the file doesn't exist, is damaged, or doesn't fit into the cache.
         """
         found = self.find(file)
         while found is None:
-            with self._lock(file.sha256):
-                found = self.find(file) or self._fetch(file, place)
+            with self.lock(file.sha256):
+                found = self.find(file) or self._fetch(file, uri)
         return found
 
     def find(self, file: File) -> Path | None:
-        """The local copy of a file, where there is one."""
+        """Return the local copy of a file, or None."""
         path = self.local(file)
         if not path.exists():
             return None
@@ -72,54 +77,56 @@ class Cache:
         return path
 
     def touch(self, file: File) -> None:
-        """Say that a file is in use: the eviction's clock."""
+        """Mark a file as recently used."""
         now = time.monotonic()
-        if now - self._touched.get(file.sha256, -TOUCH_EVERY) >= TOUCH_EVERY:
-            with contextlib.suppress(FileNotFoundError):  # evicted: whoever opens it will see
+        if now - self._touched.get(file.sha256, -TOUCH_SECONDS) >= TOUCH_SECONDS:
+            # The file may have been evicted; the next reader fetches it again.
+            with contextlib.suppress(FileNotFoundError):
                 os.utime(self.local(file))
                 self._touched[file.sha256] = now
 
-    def fetch_unless_others_do(self, file: File, place: str) -> None:
-        """Fetch a file, unless it is here or another process is fetching it."""
+    def fetch_unless_others_do(self, file: File, uri: str) -> None:
+        """Fetch a file unless it is cached or another process is fetching it."""
         if self.find(file) is None:
-            with self._lock(file.sha256, wait=False) as locked:
+            with self.lock(file.sha256, wait=False) as locked:
                 if locked and self.find(file) is None:
-                    self._fetch(file, place)
+                    self._fetch(file, uri)
 
     def discard(self, file: File) -> None:
-        """Remove the local copy of a file: it isn't what it was."""
+        """Remove the damaged local copy of a file."""
         self.local(file).unlink(missing_ok=True)
 
     def require_room(self, files: list[File]) -> None:
-        """See, before any work, that all these files find room.
+        """Check, before any work, that the disk has room for all these files.
 
         Raises:
-            InvalidInput: they don't.
+            InvalidInput: it doesn't.
         """
         self._make_folder()
         self._remove_abandoned()
         if self.size is not None:
             return
-        free = shutil.disk_usage(self.folder).free  # first: what others fetch from now on mustn't count against us
+        # Measured before the missing bytes: files that others fetch meanwhile must not count twice.
+        free = shutil.disk_usage(self.folder).free
         missing = sum(self._missing(file) for file in files)
         if missing > free:
             raise InvalidInput(
-                f"the cache {self.folder} would need {_megabytes(missing)} more, its disk has {_megabytes(free)} left: make room, name "
-                "a larger disk with --cache-dir, or keep a part of the data set only with --cache-size"
+                f"the cache {self.folder} would need {_megabytes(missing)} more, its disk has {_megabytes(free)} left; "
+                "make room, name a larger disk with --cache-dir, or keep only a part of the data set with --cache-size"
             )
 
     def _missing(self, file: File) -> int:
-        """Bytes of a file that aren't on the disk yet."""
+        """Return the number of bytes of a file that aren't on the disk yet."""
         with contextlib.suppress(FileNotFoundError):
             return max(0, file.bytes - 512 * self._partial(file).stat().st_blocks)
         return 0 if self.local(file).exists() else file.bytes
 
     def local(self, file: File) -> Path:
-        """Where the local copy of a file is, once it is here."""
+        """Return the path of a file's local copy, whether it exists or not."""
         return self.folder / f"{file.sha256}{Path(file.file).suffix}"
 
     def _partial(self, file: File) -> Path:
-        """What is being fetched."""
+        """Return the path to which a file is being fetched."""
         path = self.local(file)
         return path.with_name(path.name + ".partial")
 
@@ -128,18 +135,18 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInput(
-                f"the cache {self.folder} can't be made ({error}): name another with --cache-dir"
+                f"the cache {self.folder} can't be created ({error}); name another with --cache-dir"
             ) from error
 
     @contextlib.contextmanager
-    def _lock(self, name: str, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock of that name; yields whether it could be had. It ends with the process at the latest."""
+    def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """Hold the named lock, until the process ends at the latest; yield whether it is held."""
         self._make_folder()
         try:
             file = (self.folder / f"{name}.lock").open("ab")
         except PermissionError as error:
             raise InvalidInput(
-                f"the cache {self.folder} can't be written ({error}): name another with --cache-dir"
+                f"the cache {self.folder} can't be written ({error}); name another with --cache-dir"
             ) from error
         with file as lock:
             try:
@@ -150,61 +157,65 @@ class Cache:
             try:
                 yield True
             finally:
-                # Closing isn't enough: a process that was forked meanwhile has the file open too.
+                # Closing isn't enough: a process forked in the meantime holds the file open, too.
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
-    def _fetch(self, file: File, place: str) -> Path:
-        """Fetch a file, its lock held."""
+    def _fetch(self, file: File, uri: str) -> Path:
+        """Fetch a file whose lock is held."""
         path, partial = self.local(file), self._partial(file)
         digest = ""
         try:
             self._reserve(file)
             for _ in range(TRIES):
                 with partial.open("r+b") as stream:
-                    digest = s3.download(place, stream)
+                    digest = s3.download(uri, stream)
                 if digest == file.sha256:
-                    with self._lock("evict"):  # whoever counts what is kept must not miss it between its two names
+                    # An evicting process that adds up sizes must not miss the file while it moves.
+                    with self.lock("evict"):
                         partial.rename(path)
                     self._touched[file.sha256] = time.monotonic()
                     return path
         except FileNotFoundError as error:
-            raise InvalidInput(f"{place} of the manifest is missing: copy or pack the data set again") from error
+            raise InvalidInput(f"{uri} of the manifest is missing; copy or pack the data set again") from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise InvalidInput(
-                f"the cache {self.folder} is full ({file.bytes} bytes of {place} find no room on its disk): make room, name a larger "
-                "disk with --cache-dir, or keep a part of the data set only with --cache-size"
+            raise RunFailed(
+                f"the cache {self.folder} is full ({file.bytes} bytes of {uri} don't fit on its disk); "
+                "make room, name a larger disk with --cache-dir, or keep only a part of the data set with --cache-size"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
         raise InvalidInput(
-            f"shard {place} is damaged: its SHA-256 is {digest}, the manifest says {file.sha256}, and fetching it again didn't help; "
-            "copy or pack it again"
+            f"shard {uri} is damaged: its SHA-256 is {digest}, not the manifest's {file.sha256}, "
+            "and fetching it again didn't help; copy or pack it again"
         )
 
     def _reserve(self, file: File) -> None:
-        """Make room for a file, its lock held, and take it: the partial file has its size from the beginning."""
+        """Make room for a file whose lock is held, and reserve it by a partial file of its size."""
         partial = self._partial(file)
-        partial.unlink(missing_ok=True)  # of a killed process
+        # A killed process may have left one.
+        partial.unlink(missing_ok=True)
         if self.size is not None and file.bytes > self.size:
-            raise InvalidInput(f"--cache-size {self.size} can't hold {file.file} of {file.bytes} bytes: make it larger")
+            raise InvalidInput(f"--cache-size {self.size} can't hold {file.file} of {file.bytes} bytes; make it larger")
         while True:
-            with self._lock("evict"):
+            with self.lock("evict"):
                 if self._make_room(file.bytes):
                     with partial.open("wb") as stream:
                         stream.truncate(file.bytes)
                     return
-            time.sleep(ROOM_EVERY)  # others' transfers take all the room: as they end, their files can go
+            # Running transfers take all the room; their files can be evicted when they end.
+            time.sleep(ROOM_POLL_SECONDS)
 
     def _make_room(self, needed: int) -> bool:
-        """Remove what wasn't used longest, until `needed` more bytes keep the size limit; says whether they do."""
+        """Evict least recently used files until `needed` more bytes fit; return whether they do."""
         if self.size is None:
             return True
         self._remove_abandoned()
         kept = []
         for path in self._files():
-            with contextlib.suppress(FileNotFoundError):  # its transfer ended, or it was discarded
+            # A file may be renamed or discarded meanwhile.
+            with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 kept.append((status.st_mtime, status.st_size, path))
         total = sum(size for _, size, _ in kept)
@@ -215,10 +226,10 @@ class Cache:
         return total + needed <= self.size
 
     def _remove_abandoned(self) -> None:
-        """Remove what killed processes were fetching: nobody holds its lock."""
+        """Remove the partial files of killed processes: those whose lock nobody holds."""
         for path in self._files():
             if path.suffix == ".partial":
-                with self._lock(path.name.partition(".")[0], wait=False) as locked:
+                with self.lock(path.name.partition(".")[0], wait=False) as locked:
                     if locked:
                         path.unlink(missing_ok=True)
 

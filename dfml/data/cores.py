@@ -1,4 +1,4 @@
-"""The cores of this machine, and a `Runner` for packing, and for anything else that maps over shards, over them."""
+"""The cores of this machine, and a map over shards that uses them (a `Runner` for packing)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from dfml.errors import InvalidInput
+from dfml.errors import RunFailed
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 def available() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def over_cores(work: Callable[[A], B], items: Sequence[A], processes: int) -> Generator[tuple[A, B], None, None]:
-    """Do `work` for each item in `processes` processes; yields each item with its result as it ends.
+def map_in_processes(work: Callable[[A], B], items: Sequence[A], processes: int) -> Generator[tuple[A, B], None, None]:
+    """Do `work` for each item in `processes` processes; yield each item with its result as it ends.
 
-    An exception ends all, and so does Ctrl-C: what has begun is finished, what hasn't never will be.
+    After an exception or Ctrl-C items in progress are finished, and no others are started.
 
     Raises:
-        InvalidInput: one of the processes was killed.
+        RunFailed: one of the processes was killed.
     """
     if not items:
         return
     with ProcessPoolExecutor(min(processes, len(items)), initializer=_end_with, initargs=(os.getpid(),)) as pool:
-        # A terminal's Ctrl-C goes to all processes, but is for this one to heed. The others begin with the first `submit`, and
-        # with this one's mask.
+        # A terminal sends Ctrl-C to all processes, but only this one may respond to it. The first
+        # `submit` starts the others, which inherit this one's mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             item_of = {pool.submit(work, item): item for item in items}
@@ -44,15 +44,16 @@ def over_cores(work: Callable[[A], B], items: Sequence[A], processes: int) -> Ge
             for future in as_completed(item_of):
                 yield item_of[future], future.result()
         except BrokenProcessPool as error:
-            raise InvalidInput(
-                "one of the processes was killed, by the system if memory ran out: run the same command again, with fewer --workers"
+            raise RunFailed(
+                "one of the processes was killed, perhaps because memory ran out; run the same command again with "
+                "fewer --workers"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is killed: the pool's own would wait for work for ever."""
+    """End this process when its parent is killed; it would otherwise wait for work forever."""
 
     def watch() -> None:
         while os.getppid() == parent:

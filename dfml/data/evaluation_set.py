@@ -1,4 +1,4 @@
-"""The images on which a model is scored: one set, in which each is looked for among the others, or queries and a gallery."""
+"""The images on which a model is scored: either one set, or queries and a gallery."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dfml.task import TaskName
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What a score is computed on.
+    """The images on which a score is computed.
 
     Attributes:
-        queries: the images that are looked for, or classified.
-        gallery: in which they are looked for; None: each query among the others.
+        queries: the images to search for, or to classify.
+        gallery: the images to search in; None: all other queries.
     """
 
     queries: ClassSubset
@@ -25,10 +25,10 @@ class EvaluationSet:
 
 
 def splits_for_test(manifest: Manifest, task: TaskName) -> tuple[str, ...]:
-    """The names of the splits a model is tested on: query and gallery where a data set has them, else test.
+    """Return the names of the test splits: query and gallery if the data set has them, else test.
 
     Raises:
-        InvalidInput: the data set lacks one.
+        InvalidInput: the data set has no such split.
     """
     apart = task == "retrieval" and not {"query", "gallery"}.isdisjoint(manifest.splits)
     names = ("query", "gallery") if apart else ("test",)
@@ -38,12 +38,15 @@ def splits_for_test(manifest: Manifest, task: TaskName) -> tuple[str, ...]:
 
 
 def images_for_test(data: str, task: TaskName, cache: Cache | None = None) -> EvaluationSet:
-    """The images of a packed data set that are kept for the test. Raises as `splits_for_test`.
+    """Return the test images of a packed data set.
 
     Args:
-        data: its place.
-        task: decides whether a gallery is of use.
-        cache: keeps what is fetched from S3.
+        data: the data set's folder or URI.
+        task: the task; only retrieval uses a gallery.
+        cache: the cache for files from S3.
+
+    Raises:
+        InvalidInput: the data set has no such split.
     """
     names = splits_for_test(read_manifest(data), task)
     return EvaluationSet(*(subset_of_classes(ShardedImages(data, name, cache)) for name in names))

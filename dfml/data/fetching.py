@@ -1,4 +1,4 @@
-"""Fetches the shards of the coming batches in the background, in the order in which they are needed."""
+"""Background fetching of the next batches' shards, in the order in which they are needed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from types import TracebackType
 import numpy as np
 
 from dfml.data.dataset import ShardedImages
-from dfml.errors import InvalidInput
+from dfml.errors import InvalidInput, RunFailed
 
-CONNECTIONS = 4  # of each rank; ranks of a node divide the shards between them
+# Connections per rank; the ranks of a node divide the shards between them.
+CONNECTIONS = 4
 
 
 class Fetcher:
-    """While it is entered, threads fetch what the next batches read, so that decoding seldom waits.
+    """Fetch the next batches' shards in threads, so that decoding seldom waits. A context manager.
 
-    Until the first batch is read they fetch its shards alone, so that nothing slows it. Where the cache holds a part of the data set
-    only, they keep `images.window` shards ahead of the batch that is read.
+    Until the first batch is read the threads fetch only its shards, so that nothing delays it. If
+    the cache holds only a part of the data set, they stay `images.window` shards ahead of the batch
+    that is read.
 
     Args:
-        images: what batches are read from.
-        batches: rows of each batch, in their order.
+        images: the images to read batches from.
+        batches: the rows of each batch, in order.
     """
 
     def __init__(self, images: ShardedImages, batches: Sequence[np.ndarray]) -> None:
         self._images = images
         self._shards: list[int] = []
-        self._reached: np.ndarray = np.empty(0, dtype=np.int64)  # shards that are begun at each batch
+        # The number of different shards up to and including each batch.
+        self._reached: np.ndarray = np.empty(0, dtype=np.int64)
         if images.cache is not None and batches:
             shards, first = np.unique(images.shard_numbers[np.concatenate(batches)], return_index=True)
             order = np.argsort(first)
@@ -48,13 +51,13 @@ class Fetcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A transfer that is under way is left to end by itself: another process may wait for it.
+        # Transfers in progress aren't aborted: another process may be waiting for them.
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def read(self, batch: int) -> None:
-        """Say which batch is read now, counted from 0."""
+        """Report the number, from 0, of the batch that is read now."""
         if not self._shards:
             return
         ahead = len(self._shards) if self._images.window is None else self._images.window
@@ -74,5 +77,6 @@ class Fetcher:
                 self._next += 1
             try:
                 self._images.fetch_ahead(shard)
-            except (InvalidInput, OSError):
-                return  # whoever needs the shard meets the same, and says so
+            except (InvalidInput, RunFailed, OSError):
+                # The process that reads the shard meets and reports the same error.
+                return

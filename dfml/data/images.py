@@ -1,4 +1,4 @@
-"""From encoded bytes to an RGB image, whatever Pillow opens."""
+"""Decoding of images of any format that Pillow opens to RGB."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import struct
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# What Pillow's readers raise for bytes that are no image, or a damaged one, or one that is suspiciously large.
+from dfml.errors import one_line
+
+# Exceptions that Pillow's readers raise for bytes that are no image, a damaged one or a
+# suspiciously large one.
 UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError)
 
-# How to show an image upright, by its EXIF orientation.
+# Transpositions that turn an image upright, by EXIF orientation.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,42 +25,46 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Where Pillow keeps what says so.
+# Keys of `Image.info` under which Pillow keeps the orientation.
 ORIENTATION_IN = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
 def decode(encoded: bytes) -> Image.Image:
-    """Decode an image of any format PIL opens to RGB; see `to_rgb`."""
+    """Decode an image of any format that PIL opens to RGB; see `to_rgb`."""
     with Image.open(io.BytesIO(encoded)) as image:
         return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, upright by its EXIF; what is transparent becomes white."""
+    """Convert an image of any mode to RGB, upright (by EXIF orientation), on a white background."""
     if (turn := TURNS.get(_orientation(image))) is not None:
         image = image.transpose(turn)
-        for where in ORIENTATION_IN:  # or it would be turned again by whoever looks there
+        # Remove the orientation, so that nobody turns the image a second time.
+        for where in ORIENTATION_IN:
             image.info.pop(where, None)
-    if image.mode.startswith("I"):  # 16 bits a pixel, which PIL's own conversion would clip at 255
+    # 16 bits per pixel, which PIL's own conversion would clip at 255.
+    if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    # Most photographs are RGB and need no copy.
     if image.mode == "RGB":
         image.load()
-        return image  # most photographs: nothing to copy
+        return image
     return image.convert("RGB")
 
 
 def undecodable_reason(error: Exception) -> str:
-    """Why an image can't be decoded, of one of `UNDECODABLE`, in one line."""
-    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory, another one each time
+    """Return in one line why an image can't be decoded, given one of `UNDECODABLE`."""
+    # The error's own text contains a memory address, which changes from run to run.
+    if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__
 
 
 def _orientation(image: Image.Image) -> int:
-    """By the image's EXIF; 1, upright, where that is missing or damaged, which the pixels need not be."""
+    """Return the image's EXIF orientation; 1 (upright) if the EXIF data is missing or damaged."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except UNDECODABLE:

@@ -1,7 +1,8 @@
-"""The index of a split: of each row its class, and where in its shard the image's bytes lie.
+"""The index of a split: the class of each row, and the position of its image's bytes in its shard.
 
-One small Arrow file a split (ImageNet's 1.28 million training images: about 20 MB). It is all that must be read before training
-starts, and it makes a row O(1) to reach: shards are read by offset, never parsed.
+Each split has one small Arrow file (about 20 MB for ImageNet's 1.28 million training images). It is
+all that must be read before training starts, and it gives access to any row in O(1): shards are
+read by offset, never parsed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dfml.data.manifest import Manifest
 SCHEMA = pa.schema(
     [
         ("label", pa.int32()),
-        ("offset", pa.int64()),  # of the image's bytes in its shard
+        ("offset", pa.int64()),  # bytes from the start of the shard
         ("size", pa.int32()),
         ("crc32", pa.uint32()),
         ("path", pa.string()),
@@ -28,12 +29,12 @@ SCHEMA = pa.schema(
 
 
 def file_name(split: str) -> str:
-    # Not .parquet: whoever reads all Parquet files of the folder means the shards.
+    # Not .parquet, so that programs that read all Parquet files of the folder find only shards.
     return f"{split}.index.arrow"
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """The file's content."""
+    """Return the content of the index file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table.combine_chunks())
@@ -46,11 +47,12 @@ class Index:
     """The rows of a split.
 
     Attributes:
-        labels: class of each row, int64 (rows,).
-        offsets: where its image begins in its shard, bytes, int64 (rows,).
-        sizes: bytes of its image, int32 (rows,).
-        checksums: CRC-32 of its image, uint32 (rows,).
-        shards: its shard's number in the split, int32 (rows,).
+        file: the local index file.
+        labels: the class of each row, int64 (rows,).
+        offsets: the position of its image in its shard, in bytes, int64 (rows,).
+        sizes: the size of its image, in bytes, int32 (rows,).
+        checksums: the CRC-32 of its image, uint32 (rows,).
+        shards: the number of its shard in the split, int32 (rows,).
     """
 
     file: Path
@@ -62,11 +64,11 @@ class Index:
 
     @functools.cached_property
     def paths(self) -> list[str]:
-        """Where each row came from; read when first asked for."""
+        """Return the source path of each row; read on first use."""
         return _columns(self.file, "path")["path"].to_pylist()
 
     def fits(self, row: int, image: bytes) -> bool:
-        """Whether these are the bytes that were packed."""
+        """Return whether these are the bytes that were packed."""
         return len(image) == self.sizes[row] and zlib.crc32(image) == self.checksums[row]
 
 

@@ -1,11 +1,13 @@
-"""The order of training images: global batches as a pure function of (targets, shards, batch shape, seed, epoch, window).
+"""The order of training images.
 
-The world size doesn't enter: ranks cut the same global batches between them (`rank_share`), so a run gives the same
-batches on any number of workers, and goes on at any step with the batches that it would have had.
+Global batches are a pure function of (targets, shards, batch shape, seed, epoch, window). The world
+size doesn't matter: ranks divide the same global batches (`rank_share`), so a run has the same
+batches on any number of workers, and resumes at any step with the batches that it would have had.
 
-An epoch goes through *chunks* of shards, one after the other, and shuffles exactly within each. As a rule there is one chunk, all
-of the shards: an exact global shuffle. Where shards are still on their way (the first epoch) chunks grow from one shard, each as
-large as all before it; where only some fit into the cache at a time no chunk is larger than that.
+An epoch goes through *chunks* of shards, one after the other, and shuffles exactly within each.
+Usually one chunk holds all shards: an exact global shuffle. While shards are being fetched (the
+first epoch) chunks grow from one shard, each as large as all before it; if the cache holds only
+some of the shards, no chunk is larger than that.
 """
 
 from __future__ import annotations
@@ -28,28 +30,30 @@ def epoch_batches(
 ) -> np.ndarray:
     """Return the global batches of an epoch: indices into `targets`, (steps, batch_size).
 
-    Without `images_per_class` no index comes twice. With `images_per_class` = K each batch holds K images of each of
-    P = batch_size / K classes; where K doesn't divide a class, the class's last group is filled up with images of it
-    that come again, so that classes with fewer than K images are trained on like others. What doesn't fill a batch in one
-    chunk goes to the next; what is left after the last chunk (images of fewer than P classes) is left out of the epoch,
-    and another epoch leaves out others.
+    With plain shuffling no index occurs twice. With `images_per_class` = K each batch holds K
+    images of each of P = batch_size / K classes. If K doesn't divide the size of a class, its last
+    group is filled up with images that occur again, so that classes with fewer than K images are
+    trained on, too. Images that don't fill a batch in one chunk go to the next. Images left after
+    the last chunk (of fewer than P classes) are left out of the epoch; another epoch leaves out
+    others.
 
     Args:
-        targets: class of each image (n,), from 0.
-        batch_size: images of a global batch.
-        images_per_class: None for plain shuffling.
-        seed: of the run.
-        epoch: from 1.
-        shards: number of each image's shard (n,); None where that doesn't matter.
-        window: shards in a chunk, at most; None for no limit.
+        targets: the class of each image (n,), from 0.
+        batch_size: the images per global batch.
+        images_per_class: K; None: plain shuffling.
+        seed: the run's seed.
+        epoch: the epoch, from 1.
+        shards: the number of each image's shard (n,); None: all images are in one chunk.
+        window: the most shards per chunk; None: no limit.
 
     Raises:
-        InvalidInput: there are too few images, or classes, for one batch.
+        InvalidInput: there are too few images or classes for one batch.
     """
     rng = np.random.default_rng([seed, epoch])
     found: list[np.ndarray] = []
     left = np.empty(0, dtype=np.int64)
-    to_come = np.bincount(targets, minlength=1)  # images of each class in the chunks that follow
+    # The images of each class in later chunks.
+    to_come = np.bincount(targets, minlength=1)
     for chunk in _chunks(shards, window, epoch, len(targets), rng):
         pool = np.concatenate([left, chunk])
         if images_per_class is None:
@@ -70,21 +74,22 @@ def epoch_batches(
 def _chunks(
     shards: np.ndarray | None, window: int | None, epoch: int, images: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """The images of each chunk, ascending."""
+    """Yield the images of each chunk, ascending."""
     present = None if shards is None else np.unique(shards)
     whole = window is None or present is None or len(present) <= window
     if present is None or len(present) == 1 or (whole and epoch > 1):
         yield np.arange(images)
         return
-    place = np.empty(int(present.max()) + 1, dtype=np.int64)  # of a shard among the shuffled
-    place[rng.permutation(present)] = np.arange(len(present))
-    place_of_image = place[shards]
-    by_place = np.argsort(place_of_image, kind="stable")
-    first = np.searchsorted(place_of_image[by_place], np.arange(len(present) + 1))
+    # The position of each shard in the shuffled order.
+    shard_rank = np.empty(int(present.max()) + 1, dtype=np.int64)
+    shard_rank[rng.permutation(present)] = np.arange(len(present))
+    image_rank = shard_rank[shards]
+    by_rank = np.argsort(image_rank, kind="stable")
+    first = np.searchsorted(image_rank[by_rank], np.arange(len(present) + 1))
     start, size = 0, 1
     while start < len(present):
         end = min(len(present), start + min(size, window or size))
-        yield np.sort(by_place[first[start] : first[end]])
+        yield np.sort(by_rank[first[start] : first[end]])
         start, size = end, end
 
 
@@ -103,32 +108,33 @@ def _balanced(
 ) -> np.ndarray:
     """Return P×K batches of the images in `pool`.
 
-    Each batch takes the P classes with the most groups of K left (ties at random): this uses up all classes evenly, and
-    leaves the fewest images over.
+    Each batch takes the P classes with the most groups of K left (ties at random). This uses up all
+    classes evenly and leaves the fewest images unused.
 
     Args:
-        targets: class of each image (n,).
-        pool: indices of the images to draw from.
-        complete: for each class, whether no image of it comes in a later chunk; a remainder of its images is then
-            filled up to a group of K.
+        targets: the class of each image (n,).
+        pool: the indices of the images to draw from.
+        complete: for each class, whether later chunks hold no image of it; a remainder of its
+            images is then filled up to a group of K.
         classes_per_batch: P.
         images_per_class: K.
-        rng: of the epoch.
+        rng: the epoch's generator.
     """
     shuffled = pool[rng.permutation(len(pool))]
-    by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]  # images of a class together, shuffled within
+    # Grouped by class, shuffled within each class.
+    by_class = shuffled[np.argsort(targets[shuffled], kind="stable")]
     counts = np.bincount(targets[pool], minlength=len(complete))
     groups_left = np.where(complete, -(-counts // images_per_class), counts // images_per_class)
     first_image = np.cumsum(counts) - counts
     drawn = np.zeros_like(counts)
     batches = []
     while np.count_nonzero(groups_left) >= classes_per_batch:
-        rank = rng.random(len(counts)) - groups_left  # most groups first, ties at random
+        # Classes with the most groups first, ties at random.
+        rank = rng.random(len(counts)) - groups_left
         chosen = np.argpartition(rank, classes_per_batch - 1)[:classes_per_batch]
         chosen = chosen[np.argsort(rank[chosen])]
-        within = (drawn[chosen, None] + np.arange(images_per_class)) % counts[
-            chosen, None
-        ]  # behind the last the first again
+        # After a class's last image its first one occurs again.
+        within = (drawn[chosen, None] + np.arange(images_per_class)) % counts[chosen, None]
         picks = first_image[chosen, None] + within  # (P, K)
         batches.append(by_class[picks].ravel())
         groups_left[chosen] -= 1
@@ -140,13 +146,13 @@ def _balanced(
 
 def _unfilled(targets: np.ndarray, batch_size: int, images_per_class: int | None) -> str:
     if images_per_class is None:
-        return f"batch_size {batch_size} is larger than the {len(targets)} training images: make it smaller"
+        return f"batch_size {batch_size} is larger than the {len(targets)} training images; make it smaller"
     return (
         f"a batch of {batch_size // images_per_class} classes × {images_per_class} images can't be filled: there are "
-        f"{len(np.unique(targets))} training classes; lower batch_size or raise images_per_class"
+        f"only {len(np.unique(targets))} training classes; lower batch_size or raise images_per_class"
     )
 
 
 def rank_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """The part of a global batch that a rank trains on."""
+    """Return the part of a global batch that a rank trains on."""
     return batch[rank::world_size]

@@ -1,8 +1,8 @@
-"""Packing: images, wherever a reader found them, to shards, an index a split, and the manifest.
+"""Packing of the images that a reader found into shards, one index per split and the manifest.
 
-The plan (which image goes to which shard) is made first and depends on the images' names and sizes alone, so shards can be made
-in any order, by many processes, and a run that was killed goes on: what is finished stands in `packing/`, one small file a shard,
-until the manifest is written.
+The plan (which image goes to which shard) is made first and depends only on the images' names and
+sizes, so shards can be made in any order and by many processes, and a killed run can be resumed:
+finished shards are recorded in `packing/`, one small file per shard, until the manifest is written.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ from dfml.data.shards import ImageRow, shard_of
 from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
-SHARD_BYTES = 32 * 2**20  # large enough for one S3 request to be worth its latency, small enough to start on early
-RUN = 8  # images of a class that stay together
+# Large enough to be worth an S3 request's latency, small enough to start training early.
+SHARD_BYTES = 32 * 2**20
+# Images of a class that stay together.
+RUN = 8
 JOURNAL = "packing"
-FILES = "files.json"  # in there: names of the shards and indices that may lie at the place
+# In `JOURNAL`: the names of all shards and indices that may exist at the URI.
+FILES = "files.json"
 
 
 class Source(Protocol):
@@ -67,7 +70,7 @@ class Job:
     split: str
     sources: tuple[Source, ...]
     labels: tuple[int, ...]
-    digest: str  # of the above
+    digest: str  # of the other fields
 
     @property
     def bytes(self) -> int:
@@ -75,14 +78,14 @@ class Job:
 
 
 class Packed(BaseModel):
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        digest: the job's.
-        files: the state of the files that its images were read from.
-        shard: None where none of the images could be decoded, or one couldn't and none may be left out.
+        digest: the job's digest.
+        files: a digest of the sizes and times of the files that its images were read from.
+        shard: the shard; None: no image can be decoded, or one can't and none may be left out.
         rows: the shard's part of the index, by column.
-        dropped: images that can't be decoded.
+        dropped: the images that can't be decoded.
     """
 
     digest: str
@@ -92,26 +95,27 @@ class Packed(BaseModel):
     dropped: list[Dropped]
 
 
-# Does all jobs, in any order, and yields what became of each as it ends: in this process, or over many.
-# Closed early, it leaves nothing running.
+# Does all jobs in any order, in this process or in others, and yields the result of each as it
+# ends. If closed early, it leaves nothing running.
 Runner = Callable[[Callable[[Job], Packed], Sequence[Job]], Generator[tuple[Job, Packed], None, None]]
 
 
 @dataclass(frozen=True)
 class _Packer:
-    """Makes a shard at a place, unless it is there already."""
+    """Make a shard at a URI, unless it is there already."""
 
-    place: str
+    uri: str
     skip_bad: bool
 
     def __call__(self, job: Job) -> Packed:
-        journal = _journal(self.place, job.file)
+        journal = _journal(self.uri, job.file)
         files = _state_of_files(job)
         try:
             packed = Packed.model_validate_json(storage.read(journal))
             if (packed.digest, packed.files) == (job.digest, files) and (self.skip_bad or not packed.dropped):
                 return packed
-        except (FileNotFoundError, ValueError):  # not begun, or of an older format
+        except (FileNotFoundError, ValueError):
+            # The shard wasn't made yet, or its record has an older format.
             pass
         packed = self._pack(job, files)
         if packed.shard is not None:
@@ -133,7 +137,7 @@ class _Packer:
         if not rows or (dropped and not self.skip_bad):
             return Packed(digest=job.digest, files=files, shard=None, rows={}, dropped=dropped)
         content, located = shard_of(rows, labels)
-        storage.write(storage.join(self.place, job.file), content)
+        storage.write(storage.join(self.uri, job.file), content)
         shard = Shard(split=job.split, rows=len(rows), **_file(job.file, content).model_dump())
         return Packed(digest=job.digest, files=files, shard=shard, rows=located.to_pydict(), dropped=dropped)
 
@@ -141,14 +145,14 @@ class _Packer:
 def in_this_process(
     pack_one: Callable[[Job], Packed], jobs: Sequence[Job]
 ) -> Generator[tuple[Job, Packed], None, None]:
-    """The plainest `Runner`."""
+    """Do the jobs one after the other in this process (a `Runner`)."""
     for job in jobs:
         yield job, pack_one(job)
 
 
 def pack(
     sources: Iterable[Source],
-    place: str | Path,
+    uri: str | Path,
     dataset: str,
     shard_bytes: int = SHARD_BYTES,
     skip_bad: bool = False,
@@ -156,38 +160,44 @@ def pack(
     run: Runner = in_this_process,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """Write images as shards, an index a split and a manifest to a folder or an `s3://` URI; goes on where a killed run stopped.
+    """Pack images into shards, indices and a manifest; resume if an earlier run was killed.
 
-    A class's label is its place in the order in which classes are first seen. Within a split that takes several shards images are
-    mixed (see `_mixed`); one that fits one shard keeps its order.
+    Labels number the classes in the order in which they first occur. A split that fits into one
+    shard keeps its order; the images of a larger one are mixed (see `_mixed`).
 
     Args:
-        sources: at least one.
-        place: an empty one, one that such a run left, or, with `overwrite`, one that holds a packed data set.
-        dataset: its name.
-        shard_bytes: of images in a shard, at most, unless one image is larger.
-        skip_bad: leave out what can't be decoded, and record it in the manifest.
-        overwrite: replace another data set.
-        run: does the work.
-        progress: called with the bytes of images done and of all.
+        sources: the images, at least one.
+        uri: the folder or `s3://` URI to write to; it must not hold another packed data set, unless
+            `overwrite` is set.
+        dataset: the data set's name.
+        shard_bytes: the most bytes of images per shard; a larger image gets a shard of its own.
+        skip_bad: whether to leave out images that can't be decoded, and record them in the
+            manifest.
+        overwrite: whether to replace another data set.
+        run: the runner of the jobs.
+        progress: called with the bytes of images done so far and the total.
+
+    Returns:
+        The manifest.
 
     Raises:
-        InvalidInput: there are no images, one can't be read, some can't be decoded (the first are named), or the place holds
+        InvalidInput: there are no images, one can't be read, some can't be decoded, or `uri` holds
             another data set.
     """
-    place = storage.absolute(str(place))
+    uri = storage.absolute(str(uri))
     jobs, classes = _plan(list(sources), shard_bytes)
     if not jobs:
-        raise InvalidInput(f"there are no images to pack into {place}: give at least one")
+        raise InvalidInput(f"there are no images to pack into {uri}; give at least one")
     source = _digest(FORMAT_VERSION, dataset, classes, *(job.digest for job in jobs))
-    if is_packed(place) and not overwrite:
-        manifest = _already(place, source)
-        _tidy(place, manifest)  # the run that wrote it may have been killed right after
+    if is_packed(uri) and not overwrite:
+        manifest = _already(uri, source)
+        # The run that wrote the manifest may have been killed before it tidied up.
+        tidy(uri, manifest)
         return manifest
-    _begin(place, jobs)
+    _begin(uri, jobs)
     finished: dict[str, Packed] = {}
     done, total = 0, sum(job.bytes for job in jobs)
-    with contextlib.closing(run(_Packer(place, skip_bad), jobs)) as results:
+    with contextlib.closing(run(_Packer(uri, skip_bad), jobs)) as results:
         for job, packed in results:
             finished[job.file] = packed
             done += job.bytes
@@ -195,58 +205,60 @@ def pack(
     dropped = [image for job in jobs for image in finished[job.file].dropped]
     if dropped and not skip_bad:
         raise InvalidInput(_undecodable(dropped))
-    manifest = _manifest(place, dataset, classes, source, [finished[job.file] for job in jobs])
-    write_manifest(place, manifest)
-    _tidy(place, manifest)
+    manifest = _manifest(uri, dataset, classes, source, [finished[job.file] for job in jobs])
+    write_manifest(uri, manifest)
+    tidy(uri, manifest)
     return manifest
 
 
-def _already(place: str, source: str) -> Manifest:
+def _already(uri: str, source: str) -> Manifest:
     try:
-        manifest = read_manifest(place)
+        manifest = read_manifest(uri)
     except InvalidInput as error:
         raise InvalidInput(
-            f"{place} holds a packed data set that this code can't read: name another place, or say --overwrite"
+            f"{uri} holds a packed data set that this code can't read; name another folder or URI, or pass --overwrite"
         ) from error
     if manifest.source != source:
         raise InvalidInput(
-            f"{place} holds another packed data set ({manifest.dataset!r}, manifest {manifest_sha256(place)[:12]}): "
-            "name another place, or say --overwrite"
+            f"{uri} holds another packed data set ({manifest.dataset!r}, manifest {manifest_sha256(uri)[:12]}); "
+            "name another folder or URI, or pass --overwrite"
         )
     return manifest
 
 
-def _begin(place: str, jobs: list[Job]) -> None:
-    """Note what may lie at the place from now on (of this run, of killed ones, of a data set that is replaced), and drop the manifest."""
-    files = _noted(place) | {job.file for job in jobs} | {index.file_name(job.split) for job in jobs}
-    if is_packed(place):
-        with contextlib.suppress(InvalidInput):  # of another format: its files' names are unknown
-            files |= _files(read_manifest(place))
-    storage.write(storage.join(place, JOURNAL, FILES), json.dumps(sorted(files)).encode())
-    storage.delete(storage.join(place, FILE_NAME))
+def _begin(uri: str, jobs: list[Job]) -> None:
+    """Record the files of this run, of killed ones and of a replaced set; delete the manifest."""
+    files = _noted(uri) | {job.file for job in jobs} | {index.file_name(job.split) for job in jobs}
+    if is_packed(uri):
+        # The file names of a manifest in another format are unknown.
+        with contextlib.suppress(InvalidInput):
+            files |= _files(read_manifest(uri))
+    storage.write(storage.join(uri, JOURNAL, FILES), json.dumps(sorted(files)).encode())
+    storage.delete(storage.join(uri, FILE_NAME))
 
 
-def _tidy(place: str, manifest: Manifest) -> None:
-    """Remove what `_begin` noted and the manifest doesn't name, and the journals."""
-    files = _noted(place)
+def tidy(uri: str, manifest: Manifest) -> None:
+    """Remove the journals, and the files that `_begin` recorded but the manifest doesn't name."""
+    files = _noted(uri)
     if not files:
         return
     for file in files - _files(manifest):
-        storage.delete(storage.join(place, file))
+        storage.delete(storage.join(uri, file))
     for file in files:
-        storage.delete(_journal(place, file))
-    if not place.startswith(s3.PREFIX):  # there an object is whole or not at all
-        for folder in (Path(place), Path(place, JOURNAL)):
-            for partial in folder.glob("*.partial"):  # `storage.write` of a process that was killed
+        storage.delete(_journal(uri, file))
+    # `storage.write` leaves partial files if its process is killed; on S3 it leaves nothing.
+    if not uri.startswith(s3.PREFIX):
+        for folder in (Path(uri), Path(uri, JOURNAL)):
+            for partial in folder.glob("*.partial"):
                 if partial.name.rsplit(".", 2)[0].removesuffix(".json") in files:
                     partial.unlink(missing_ok=True)
-    storage.delete(storage.join(place, JOURNAL, FILES))
-    storage.delete_empty(storage.join(place, JOURNAL))
+    storage.delete(storage.join(uri, JOURNAL, FILES))
+    storage.delete_empty(storage.join(uri, JOURNAL))
 
 
-def _noted(place: str) -> set[str]:
+def _noted(uri: str) -> set[str]:
     try:
-        return set(json.loads(storage.read(storage.join(place, JOURNAL, FILES))))
+        return set(json.loads(storage.read(storage.join(uri, JOURNAL, FILES))))
     except (FileNotFoundError, ValueError):
         return set()
 
@@ -255,12 +267,12 @@ def _files(manifest: Manifest) -> set[str]:
     return {shard.file for shard in manifest.shards} | {split.index.file for split in manifest.splits.values()}
 
 
-def _journal(place: str, file: str) -> str:
-    return storage.join(place, JOURNAL, f"{file}.json")
+def _journal(uri: str, file: str) -> str:
+    return storage.join(uri, JOURNAL, f"{file}.json")
 
 
 def _plan(sources: list[Source], shard_bytes: int) -> tuple[list[Job], tuple[str, ...]]:
-    """The shards to make, split by split, and the names of the classes by label."""
+    """Return the shards to make, split by split, and the classes' names by label."""
     labels: dict[str, int] = {}
     by_split: dict[str, list[Source]] = {}
     for source in sources:
@@ -278,10 +290,10 @@ def _plan(sources: list[Source], shard_bytes: int) -> tuple[list[Job], tuple[str
 
 
 def _mixed(sources: list[Source]) -> list[Source]:
-    """Images in runs of up to `RUN` of a class, the runs shuffled (a pure function of the list).
+    """Divide classes into runs of up to `RUN` images, and shuffle the runs in a reproducible way.
 
-    So any shard holds many classes, and several images of each: training can begin with the first shard, plainly shuffled or in
-    P×K batches.
+    Any shard then holds many classes and several images of each, so training can start on the first
+    shard, with plain shuffling or P×K batches.
     """
     runs: dict[tuple[str, int], list[Source]] = {}
     seen: dict[str, int] = {}
@@ -290,7 +302,7 @@ def _mixed(sources: list[Source]) -> list[Source]:
         seen[source.class_name] = number + 1
         runs.setdefault((source.class_name, number // RUN), []).append(source)
     every = list(runs.values())
-    return [source for place in np.random.default_rng(len(sources)).permutation(len(every)) for source in every[place]]
+    return [source for uri in np.random.default_rng(len(sources)).permutation(len(every)) for source in every[uri]]
 
 
 def _parts(sources: Iterable[Source], shard_bytes: int) -> Iterator[list[Source]]:
@@ -306,17 +318,17 @@ def _parts(sources: Iterable[Source], shard_bytes: int) -> Iterator[list[Source]
         yield part
 
 
-def _manifest(place: str, dataset: str, classes: tuple[str, ...], source: str, packed: list[Packed]) -> Manifest:
-    """Write each split's index; returns what the manifest is to say."""
+def _manifest(uri: str, dataset: str, classes: tuple[str, ...], source: str, packed: list[Packed]) -> Manifest:
+    """Write each split's index and return the manifest."""
     shards = [part.shard for part in packed if part.shard is not None]
     if not shards:
-        raise InvalidInput(f"none of the images for {place} can be decoded: give at least one that can")
+        raise InvalidInput(f"none of the images for {uri} can be decoded; give at least one that can")
     splits = {}
     for name in dict.fromkeys(shard.split for shard in shards):
         parts = [part.rows for part in packed if part.shard is not None and part.shard.split == name]
         table = pa.concat_tables([pa.table(rows, schema=index.SCHEMA) for rows in parts])
         content = index.to_bytes(table)
-        storage.write(storage.join(place, index.file_name(name)), content)
+        storage.write(storage.join(uri, index.file_name(name)), content)
         labels = np.unique(table["label"].to_numpy())
         splits[name] = Split(rows=len(table), classes=len(labels), index=_file(index.file_name(name), content))
     dropped = [image for part in packed for image in part.dropped]
@@ -330,7 +342,7 @@ def _file(name: str, content: bytes) -> File:
 
 
 def _state_of_files(job: Job) -> str:
-    """Changes when a file that the job's images lie in does: an image may be mended and keep its size."""
+    """Return a digest of the files' sizes and times: a fixed image may have the same size."""
     found = {}
     for source in job.sources:
         if isinstance(source, ImageSource) and source.file not in found:
@@ -342,12 +354,13 @@ def _state_of_files(job: Job) -> str:
 
 @contextlib.contextmanager
 def _readable(source: Source) -> Iterator[None]:
-    """An image that can't be read isn't a bad one: where a disk or a machine is away, images must not be left out."""
+    """Raise InvalidInput for an unreadable file: an I/O failure isn't a corrupt image to skip."""
     try:
         yield
     except OSError as error:
         raise InvalidInput(
-            f"{source.path} can't be read ({error}): see that it is there, on each machine that packs, and the same command goes on"
+            f"{source.path} can't be read ({error}); check that it exists on each machine that packs, and run the "
+            "same command again to resume"
         ) from error
 
 
@@ -355,7 +368,10 @@ def _undecodable(dropped: list[Dropped]) -> str:
     others = ", ".join(image.path for image in dropped[1:4]) + (" …" if len(dropped) > 4 else "")
     more = f", nor can {len(dropped) - 1} more ({others})" if len(dropped) > 1 else ""
     which = "these images" if more else "this image"
-    return f"{dropped[0].path} can't be decoded ({dropped[0].reason}){more}: mend or remove {which}, or leave out what can't be decoded with --skip-bad"
+    return (
+        f"{dropped[0].path} can't be decoded ({dropped[0].reason}){more}; fix or remove {which}, or leave out images "
+        "that can't be decoded with --skip-bad"
+    )
 
 
 def _digest(*parts: Any) -> str:

@@ -1,4 +1,4 @@
-"""Progress of work over a data set: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of work on a data set: a bar on a terminal, otherwise a line from time to time."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-SECONDS = 15.0  # between two lines
+REPORT_SECONDS = 15.0  # between two lines
 
 
 class _Done:
-    """Shows on standard error how much is done; called with what is done and with all. A context manager.
+    """Show progress on standard error; call it with the amount done and the total, within `with`.
 
     Args:
-        what: names the work: "packing".
-        columns: of the bar on a terminal, between the bar itself and the time left.
+        what: the name of the work, such as "packing".
+        columns: the columns between a terminal's bar and the time left.
     """
 
     def __init__(self, what: str, columns: tuple[ProgressColumn, ...]) -> None:
         self._what = what
-        self._said, self._done = time.monotonic(), 0  # when a line was last printed, and what was done then
+        # The time of the last printed line, and the amount done at that time.
+        self._said, self._done = time.monotonic(), 0
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             all_columns = (TextColumn(what), BarColumn(), *columns, TimeRemainingColumn())
@@ -53,19 +54,20 @@ class _Done:
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is not None:
-            self._bar.start()  # not sooner: its thread must not be forked into the processes that do the work
+            # Not started earlier: its thread must not be forked into the worker processes.
+            self._bar.start()
             self._bar.update(self._task, completed=done, total=total)
             return
         now = time.monotonic()
-        if now - self._said >= SECONDS:
-            # By the pace of late: what an earlier run has done is passed over in no time.
+        if now - self._said >= REPORT_SECONDS:
+            # Rate since the last line: work skipped on resume would inflate the average.
             left = (now - self._said) * (total - done) / max(done - self._done, 1)
             self._said, self._done = now, done
             print(f"{self._what}: {self._in_words(done, total)}, {left:,.0f} s left", file=sys.stderr, flush=True)
 
 
 class BytesDone(_Done):
-    """Of bytes."""
+    """Progress in bytes."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, (DownloadColumn(), TransferSpeedColumn()))
@@ -75,7 +77,7 @@ class BytesDone(_Done):
 
 
 class ImagesDone(_Done):
-    """Of images."""
+    """Progress in images."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, (MofNCompleteColumn(),))

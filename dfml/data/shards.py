@@ -1,8 +1,9 @@
-"""Shards: Parquet files of encoded images, one row an image.
+"""Shards: Parquet files of encoded images, one row per image.
 
-Columns: `image` (the encoded bytes as found), `label` (int32), `class_name`, `path`, `split`. pandas, DuckDB, Ray Data
-and the Hugging Face tools read them as they are. An image's bytes lie in the file as they are, one after the other, so that
-whoever knows where (`dfml.data.index`) reads one with one read of the file.
+Columns: `image` (the original encoded bytes), `label` (int32), `class_name`, `path`, `split`.
+pandas, DuckDB, Ray Data and the Hugging Face tools read them directly. An image's bytes are
+contiguous and unchanged in the file, so that the index (`dfml.data.index`) allows reading an image
+with one read.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image: `image` holds encoded bytes (PNG, JPEG, WebP, …), `path` says where it came from."""
+    """An image in memory: its encoded bytes (PNG, JPEG, WebP, …) and its source path."""
 
     image: bytes
     class_name: str
@@ -45,7 +46,7 @@ class ImageRow:
 
 
 def shard_of(rows: Sequence[ImageRow], labels: Sequence[int]) -> tuple[bytes, pa.Table]:
-    """A shard's content, and its part of the split's index."""
+    """Return a shard's content and its part of the split's index."""
     columns = {
         "image": [row.image for row in rows],
         "label": labels,
@@ -54,15 +55,16 @@ def shard_of(rows: Sequence[ImageRow], labels: Sequence[int]) -> tuple[bytes, pa
         "split": [row.split for row in rows],
     }
     sink = pa.BufferOutputStream()
-    # The images are compressed already: compressing them again costs time and gains nothing. A dictionary would keep equal
-    # images once, and so not one after the other.
+    # The images are compressed already; compressing them again only costs time. A dictionary would
+    # store equal images once, and so not one after the other.
     pq.write_table(
         pa.table(columns, schema=SCHEMA),
         sink,
         compression={"image": "none", "path": "zstd", "class_name": "zstd"},
         use_dictionary=["label", "class_name", "split"],
         row_group_size=len(rows),
-        write_statistics=["label"],  # of the images they would hold whole images
+        # Statistics of the column `image` would hold whole images.
+        write_statistics=["label"],
     )
     content: bytes = sink.getvalue().to_pybytes()
     offsets, position = [], 0

@@ -1,4 +1,4 @@
-"""Where an image lies before it is packed: what readers give and packing takes."""
+"""An image to pack: the item that readers return and packing reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ class ImageSource:
     """One image to pack.
 
     Attributes:
-        file: holds the encoded bytes (JPEG, PNG, WebP, …), alone or, in a tar file, among others.
-        class_name: what it shows.
-        path: its name in the packed data set, below the data set's root.
-        split: "train", "test", "query" or "gallery".
-        offset: where its bytes begin in `file`.
-        size: how many they are.
+        file: the file with the encoded bytes (JPEG, PNG, WebP, …): the image itself, a tar or a
+            shard.
+        class_name: the name of its class.
+        path: its name in the packed data set, relative to the data set's root.
+        split: the split: "train", "test", "query" or "gallery".
+        offset: the position of its bytes in `file`.
+        size: the number of bytes.
     """
 
     file: Path
@@ -27,10 +28,10 @@ class ImageSource:
     size: int
 
     def read(self) -> bytes:
-        """The encoded bytes.
+        """Return the encoded bytes.
 
         Raises:
-            OSError: the file can't be read, or is shorter than it was.
+            OSError: the file can't be read, or has become shorter.
         """
         with self.file.open("rb") as stream:
             stream.seek(self.offset)

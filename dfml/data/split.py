@@ -1,4 +1,4 @@
-"""The class-disjoint validation split, and the choice of rows by class. Pure functions."""
+"""The class-disjoint validation split and the selection of rows by class (pure functions)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import numpy as np
 from dfml.data.dataset import ShardedImages
 from dfml.task import TaskName
 
-VALIDATION_SHARE = 0.2  # of the training classes (DESIGN §3)
-IMAGE_SHARE = 0.1  # of each class's images, for classification
+# Share of the training classes (docs/method.md), for retrieval.
+VALIDATION_SHARE = 0.2
+# Share of each class's images, for classification.
+IMAGE_SHARE = 0.1
 
 
 def holdout_classes(classes: np.ndarray, seed: int, share: float = VALIDATION_SHARE) -> tuple[np.ndarray, np.ndarray]:
-    """Split class labels into (training, validation), each ascending; a pure function of the set of labels and the seed."""
+    """Split class labels into (training, validation), each ascending."""
     shuffled = np.random.default_rng([seed, len(classes)]).permutation(np.sort(classes))
     cut = len(classes) - max(1, round(share * len(classes)))
     return np.sort(shuffled[:cut]), np.sort(shuffled[cut:])
 
 
 def holdout_rows(labels: np.ndarray, seed: int, task: TaskName) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to validate on, each ascending; a pure function of the labels, the seed and the task.
+    """Return the rows to train on and the rows to validate on, each ascending.
 
-    For retrieval a fifth of the classes is held out (see `holdout_classes`); for classification a tenth of each class's images, at
-    least one where a class has two.
+    For retrieval a fifth of the classes is held out (see `holdout_classes`); for classification a
+    tenth of each class's images, and at least one if a class has two.
     """
     if task == "retrieval":
         _, classes = holdout_classes(np.unique(labels), seed)
         validating = np.isin(labels, classes)
         return np.flatnonzero(~validating), np.flatnonzero(validating)
     shuffled = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]  # images of a class together, shuffled within
+    # Grouped by class, shuffled within each class.
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     held_out = np.where(counts > 1, np.maximum(1, np.round(IMAGE_SHARE * counts)), 0).astype(np.int64)
     validating = np.zeros(len(labels), dtype=bool)
@@ -45,10 +48,10 @@ class ClassSubset:
     """The rows of some classes of a split.
 
     Attributes:
-        images: the split they belong to.
-        rows: row in `images` of each member, ascending (n,).
-        targets: class of each member, counted from 0 among the subset's classes (n,).
-        classes: the data set's label for each target.
+        images: the images of the split.
+        rows: the row in `images` of each member, ascending (n,).
+        targets: the class of each member, numbered from 0 within the subset (n,).
+        classes: the data set's label of each target.
     """
 
     images: ShardedImages
@@ -61,24 +64,24 @@ class ClassSubset:
 
     @property
     def labels(self) -> np.ndarray:
-        """The data set's label of each member (n,), which means the same in every split."""
+        """Return the data set's label of each member (n,), which means the same in every split."""
         return self.classes[self.targets]
 
 
 def subset_of_classes(images: ShardedImages, classes: np.ndarray | None = None) -> ClassSubset:
-    """The rows whose label is in `classes`; all rows without it."""
+    """Return the rows whose label is in `classes` (None: all rows)."""
     kept = np.unique(images.labels) if classes is None else np.sort(classes)
     rows = np.flatnonzero(np.isin(images.labels, kept))
     return ClassSubset(images, rows, np.searchsorted(kept, images.labels[rows]), kept)
 
 
 def subset_of_rows(images: ShardedImages, rows: np.ndarray) -> ClassSubset:
-    """Rows of a split, given ascending, and the classes they are of."""
+    """Return the subset of the given rows (ascending) and their classes."""
     classes, targets = np.unique(images.labels[rows], return_inverse=True)
     return ClassSubset(images, rows, targets, classes)
 
 
 def training_and_validation(images: ShardedImages, seed: int, task: TaskName) -> tuple[ClassSubset, ClassSubset]:
-    """A training split divided by `holdout_rows`."""
+    """Divide a training split by `holdout_rows`."""
     training, validating = holdout_rows(images.labels, seed, task)
     return subset_of_rows(images, training), subset_of_rows(images, validating)

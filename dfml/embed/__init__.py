@@ -1,4 +1,5 @@
-"""From a folder of images to a Parquet file of their embeddings, which `dfml.search` looks things up in.
+"""Embedding of a folder of images into a Parquet file that `dfml.search` searches.
 
-`folder.py` finds and reads the images, `embedding.py` embeds them, `index_file.py` is the file's format; `__main__.py` is the command.
+`folder.py` finds and reads the images, `embedding.py` embeds them, `index_file.py` defines the
+file's format, `__main__.py` is the command.
 """

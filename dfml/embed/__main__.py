@@ -1,4 +1,4 @@
-"""`python -m dfml.embed`: embed all images of a folder into one Parquet file, which `python -m dfml.search` looks images up in."""
+"""`python -m dfml.embed`: embed all images of a folder into a file for `python -m dfml.search`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dfml import storage
-from dfml.checkpoint import load_identified
+from dfml.checkpoint import load_with_sha256
 from dfml.command_line import INTERRUPTED, Parser, check_out, count, exit_code
 from dfml.data.progress import ImagesDone
 from dfml.embed.embedding import Bad, Embedded, embed_folder
@@ -23,15 +23,41 @@ from dfml.errors import InvalidInput
 
 def parser() -> argparse.ArgumentParser:
     made = Parser(prog="python -m dfml.embed", description=__doc__)
-    # fmt: off
     add = made.add_argument
-    add("--model", required=True, metavar="PLACE", help="the best/ folder of a sweep or a run, or its s3:// URI; of a classifier the features are embedded that its classifier reads")
-    add("--images", type=Path, required=True, metavar="DIR", help="folder that is searched for images, with all folders below it but those that are links")
-    add("--out", required=True, metavar="FILE-or-S3", help="the Parquet file: columns path (from DIR) and embedding (L2-normalised float32); replaced where it is there")
-    add("--path", choices=("full", "routed"), help="through all sub-blocks or the chosen ones (default: as the model's recipe says)")
-    add("--batch-size", type=count, default=64, metavar="N", help="images at a time: more gains nothing on a CPU, and takes more memory")
-    add("--skip-bad", action="store_true", help="leave out images that can't be decoded, and name them")
-    # fmt: on
+    add(
+        "--model",
+        required=True,
+        metavar="URI",
+        help="the best/ folder of a sweep or a run, or its s3:// URI; for a classifier, the input features of its "
+        "last layer are the embeddings",
+    )
+    add(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the images, searched with all folders below it except links",
+    )
+    add(
+        "--out",
+        required=True,
+        metavar="FILE-or-S3",
+        help="the Parquet file: columns path (relative to DIR) and embedding (L2-normalized float32); replaced if it "
+        "exists",
+    )
+    add(
+        "--path",
+        choices=("full", "routed"),
+        help="use all sub-blocks (full) or the chosen ones (routed) (default: the model's recipe)",
+    )
+    add(
+        "--batch-size",
+        type=count,
+        default=64,
+        metavar="N",
+        help="images per batch; a larger batch takes more memory and isn't faster on a CPU",
+    )
+    add("--skip-bad", action="store_true", help="leave out images that can't be decoded, and print their names")
     return made
 
 
@@ -40,7 +66,7 @@ def embed(arguments: argparse.Namespace) -> None:
     out = storage.absolute(arguments.out)
     check_out(out, example="embeddings.parquet")
     paths = images_below(root)
-    model, sha256 = load_identified(arguments.model)
+    model, sha256 = load_with_sha256(arguments.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     path = arguments.path or model.recipe.inference
     facts = Facts(images=str(root), model=storage.absolute(arguments.model), model_sha256=sha256, inference=path)
@@ -63,17 +89,18 @@ def embed(arguments: argparse.Namespace) -> None:
 def _good(
     batches: Iterator[Embedded], bad: list[Bad], skip_bad: bool, progress: Callable[[int], None]
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """What could be embedded; what couldn't is added to `bad`.
+    """Yield the paths and embeddings of each batch, and add images that can't be decoded to `bad`.
 
     Raises:
-        InvalidInput: something couldn't, and isn't to be left out.
+        InvalidInput: an image can't be decoded, and `skip_bad` isn't set.
     """
     done = 0
     for batch in batches:
         if batch.bad and not skip_bad:
             first = batch.bad[0]
             raise InvalidInput(
-                f"{first.path} can't be decoded ({first.reason}): mend or remove it, or leave out what can't be decoded with --skip-bad"
+                f"{first.path} can't be decoded ({first.reason}); fix or remove it, or leave out images that can't be "
+                "decoded with --skip-bad"
             )
         bad += batch.bad
         done += len(batch.paths) + len(batch.bad)
@@ -82,7 +109,7 @@ def _good(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 2 for input that can't be used, 130 after Ctrl-C."""
+    """Run the command and return its exit code: 2 for unusable input, 130 after Ctrl-C."""
 
     def work() -> int | None:
         try:

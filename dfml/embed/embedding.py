@@ -1,6 +1,6 @@
-"""Embeds the images of a folder batch by batch: decoded over all cores, never more of them in memory than a few batches.
+"""Embedding of a folder's images: decoding on all cores, with only a few batches in memory.
 
-B images of a batch, D width of an embedding.
+B images per batch, D numbers per embedding.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dfml.data.cores import available
 from dfml.data.transforms import evaluation_crop, to_tensor
 from dfml.embed.folder import Undecodable, read_image
 from dfml.embedding_model import EmbeddingModel
-from dfml.factorized import Path as InferencePath
+from dfml.factorized import ForwardPath
 
-# Batches that are decoded while a GPU works on another. None where the model itself needs all cores: decoding beside it would
-# take them from each other.
+# Batches that are decoded while a GPU works on another one. On a CPU none: the model itself needs
+# all cores.
 AHEAD = 2
 
 
@@ -34,23 +34,30 @@ class Bad(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """What became of a batch of images."""
+    """The embeddings of a batch of images.
 
-    paths: list[str]  # of those that could be decoded
-    embeddings: np.ndarray  # theirs, float32 (B, D), L2-normalised
+    Attributes:
+        paths: the paths of the decoded images.
+        embeddings: their embeddings, float32 (B, D), L2-normalized.
+        bad: the images that can't be decoded.
+    """
+
+    paths: list[str]
+    embeddings: np.ndarray
     bad: list[Bad]
 
 
 def embed_folder(
-    model: EmbeddingModel, root: Path, paths: Sequence[str], path: InferencePath, batch_size: int
+    model: EmbeddingModel, root: Path, paths: Sequence[str], path: ForwardPath, batch_size: int
 ) -> Iterator[Embedded]:
     """Embed images in their order, as `EmbeddingModel.embed` does.
 
     Args:
-        model: on the device that is to do it.
-        root: the folder that `paths` start from.
-        path: of the model, "full" or "routed".
-        batch_size: most images of a batch.
+        model: the model, on the device to use.
+        root: the folder that `paths` are relative to.
+        paths: the images' paths.
+        path: the model's path, "full" or "routed".
+        batch_size: the most images per batch.
 
     Raises:
         InvalidInput: an image can't be read.
@@ -59,7 +66,7 @@ def embed_folder(
     crop = evaluation_crop(model.recipe)
 
     def pixels(image: str) -> np.ndarray | Bad:
-        # Nothing of torch in here: each thread would start threads of torch's own. Pillow lets the others run meanwhile.
+        # No torch calls here: each thread would start torch's own threads. Pillow releases the GIL.
         try:
             return np.asarray(crop(read_image(root / image)))
         except Undecodable as error:
@@ -80,7 +87,7 @@ def embed_folder(
 
 
 def _embedded(
-    model: EmbeddingModel, path: InferencePath, batch: Sequence[str], futures: list[Future[np.ndarray | Bad]]
+    model: EmbeddingModel, path: ForwardPath, batch: Sequence[str], futures: list[Future[np.ndarray | Bad]]
 ) -> Embedded:
     decoded = [future.result() for future in futures]
     bad = [image for image in decoded if isinstance(image, Bad)]
@@ -93,9 +100,9 @@ def _embedded(
 
 
 @torch.inference_mode()
-def embed_pixels(model: EmbeddingModel, images: Tensor, path: InferencePath) -> Tensor:
-    """Embed images that are cropped already: uint8 (B, H, W, 3) to (B, D), float32 on the CPU."""
+def embed_pixels(model: EmbeddingModel, images: Tensor, path: ForwardPath) -> Tensor:
+    """Embed cropped images, uint8 (B, H, W, 3); return (B, D) float32 on the CPU."""
     images = images.to(next(model.parameters()).device).permute(0, 3, 1, 2).contiguous()
-    normalised: Tensor = to_tensor(model.normalisation)(images)
-    embeddings: Tensor = model.eval()(normalised.as_subclass(Tensor), path)
+    normalized: Tensor = to_tensor(model.normalization)(images)
+    embeddings: Tensor = model.eval()(normalized.as_subclass(Tensor), path)
     return embeddings.float().cpu()

@@ -1,4 +1,4 @@
-"""Images in a folder of the user's own: found, read, and the sentences for what can't be."""
+"""Finding and reading the images in a user's folder."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ from dfml.data.images import UNDECODABLE, decode, undecodable_reason
 from dfml.data.readers.files import image_files
 from dfml.errors import InvalidInput
 
-# The longer side of an image to its shorter one. The shorter is resized to what the model's recipe says before the middle is cut
-# out: 2 × 20,000 pixels would take gigabytes on the way, in each thread, for a crop of what is no picture.
+# The largest ratio of an image's longer side to its shorter one. The shorter side is resized to the
+# recipe's size before the crop: 2 × 20,000 pixels would take gigabytes in each thread.
 MOST_ELONGATED = 100
 
 
 class Undecodable(Exception):
-    """The file was read, but it is no image, a damaged one or one too long for its width; the message says why."""
+    """The file isn't an image, or is damaged or too elongated; the message states the reason."""
 
 
 def images_below(root: Path) -> list[str]:
-    """The images in a folder and those below it, sorted: their paths from there. Links to files are followed, those to folders aren't.
+    """Return the paths, relative to `root`, of all images in and below it, sorted.
+
+    Links to files are followed, links to folders aren't.
 
     Raises:
-        InvalidInput: there is no such folder, it holds no image, or one that is no file or has no UTF-8 name.
+        InvalidInput: there is no such folder or no image in it, or an image isn't a file or its
+            name isn't UTF-8.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "doesn't exist"
-        raise InvalidInput(f"--images {root} {what}: give a folder with images in it or below")
+        raise InvalidInput(f"--images {root} {what}; give a folder with images in or below it")
     paths = [_path(root, file) for file in image_files(root)]
     if not paths:
-        raise InvalidInput(f"--images {root} holds no image of a format that Pillow opens, nor does a folder below it")
+        raise InvalidInput(
+            f"--images {root} and the folders below it hold no image of a format that Pillow opens; give another folder"
+        )
     return paths
 
 
 def _path(root: Path, file: Path) -> str:
-    # Now, not after hours of embedding those before it.
+    # Checked now, not after hours of embedding the images before this one.
     if not file.is_file():
-        raise InvalidInput(f"{file} is named like an image but is no file, nor a link to one: mend or remove it")
+        raise InvalidInput(f"{file} is named like an image but isn't a file or a link to one; fix or remove it")
     path = file.relative_to(root).as_posix()
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"the name of {path!r} in {root} isn't UTF-8: rename it") from error
+        raise InvalidInput(f"the name of {path!r} in {root} isn't UTF-8; rename it") from error
     return path
 
 
 def read_image(file: Path) -> Image.Image:
-    """The decoded RGB image of a file.
+    """Return the decoded RGB image of a file.
 
     Raises:
-        InvalidInput: it can't be read. Where a disk is away that goes for all, so none must be left out for it.
+        InvalidInput: the file can't be read: an I/O failure, not a corrupt image to skip.
         Undecodable: it can't be decoded, or one side is more than `MOST_ELONGATED` times the other.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InvalidInput(f"{file} can't be read ({error.strerror}): put an image there that you may read") from error
+        raise InvalidInput(f"{file} can't be read ({error.strerror}); put a readable image there") from error
     try:
         image = decode(content)
     except UNDECODABLE as error:

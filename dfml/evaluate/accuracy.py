@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a classifier on a set of images, each rank its share."""
+"""Top-1 and top-5 accuracy of a classifier, with a share of the images on each rank."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from dfml.data.split import ClassSubset
 from dfml.distributed import rank, sum_over_ranks, world_size
 from dfml.embedding_model import EmbeddingModel
 from dfml.errors import InvalidInput
-from dfml.factorized import Path
+from dfml.factorized import ForwardPath
 from dfml.metrics.classification import TOP, hits
 
 
 @torch.inference_mode()
 def accuracy(
-    model: EmbeddingModel, subset: ClassSubset, device: torch.device, workers: int = 0, path: Path | None = None
+    model: EmbeddingModel, subset: ClassSubset, device: torch.device, workers: int = 0, path: ForwardPath | None = None
 ) -> dict[str, float]:
-    """`top_1` and `top_5`, each in 0 … 1, by the "full" or the "routed" path; None: the recipe's. All ranks must call it.
+    """Return `top_1` and `top_5`, each in 0 … 1; all ranks must call it.
+
+    `path` is "full" or "routed"; None: the recipe's inference path.
 
     Raises:
-        InvalidInput: the images are of a class that the model doesn't know.
+        InvalidInput: an image is of a class that the model doesn't know.
     """
     model.eval()
     names = [subset.images.class_names[label] for label in subset.classes]
     if unknown := set(names) - set(model.class_names):
         raise InvalidInput(
-            f"class {sorted(unknown)[0]!r} of the test images isn't one the model was trained on: pack both from one data set"
+            f"class {sorted(unknown)[0]!r} of the test images isn't one that the model was trained on; "
+            "pack both splits from one data set"
         )
-    place = {name: i for i, name in enumerate(model.class_names)}
-    to_model = torch.tensor([place[name] for name in names], device=device)
+    index_of = {name: i for i, name in enumerate(model.class_names)}
+    to_model = torch.tensor([index_of[name] for name in names], device=device)
     rows = np.arange(rank(), len(subset), world_size())
     found = torch.zeros(len(TOP), dtype=torch.float64, device=device)
-    for images, targets in evaluation_batches(subset, rows, model.recipe, model.normalisation, workers):
+    for images, targets in evaluation_batches(subset, rows, model.recipe, model.normalization, workers):
         found += hits(model.logits(images.to(device), path), to_model[targets.to(device)])
     shares = sum_over_ranks(found) / len(subset)
     return {f"top_{k}": share for k, share in zip(TOP, shares.tolist(), strict=True)}

@@ -1,4 +1,4 @@
-"""The metrics of a finished model on the classes kept for the test."""
+"""The test metrics of a finished model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dfml.data.split import ClassSubset
 from dfml.embedding_model import EmbeddingModel
 from dfml.evaluate.accuracy import accuracy
 from dfml.evaluate.scoring import embed, embed_set
-from dfml.factorized import Path as Way
+from dfml.factorized import ForwardPath
 
 
 def metrics_on_test(
@@ -20,18 +20,22 @@ def metrics_on_test(
     data: str,
     device: torch.device,
     workers: int = 0,
-    path: Way | None = None,
+    path: ForwardPath | None = None,
     cache: Cache | None = None,
 ) -> dict[str, float]:
-    """R@K with the data set's own K, R-precision, MAP@R; NMI and F1 where there is one test split. A classifier's top-1 and top-5. All ranks must call it.
+    """Return the metrics of a model on a data set's test images; all ranks must call it.
+
+    For retrieval these are R@K with the data set's own K, R-precision and MAP@R, and without a
+    gallery also NMI and F1; for classification top-1 and top-5.
 
     Args:
-        model: on `device`.
-        data: a packed data set; where it has a gallery, its queries are looked for there, else each test image among the others.
-        device: where to compute.
-        workers: processes that load images.
-        path: "full" or "routed"; None: the recipe's.
-        cache: keeps what is fetched from S3.
+        model: the model, on `device`.
+        data: the packed data set. If it has a gallery, its queries are searched there, else each
+            test image among the others.
+        device: the device to compute on.
+        workers: the DataLoader workers.
+        path: "full" or "routed"; None: the recipe's inference path.
+        cache: the cache of files fetched from S3.
     """
     recipe = model.recipe
     images = images_for_test(data, recipe.task, cache)
@@ -39,6 +43,6 @@ def metrics_on_test(
         return accuracy(model, images.queries, device, workers, path)
 
     def embedded(subset: ClassSubset) -> Tensor:
-        return embed(lambda batch: model(batch, path), subset, recipe, model.normalisation, device, workers)
+        return embed(lambda batch: model(batch, path), subset, recipe, model.normalization, device, workers)
 
     return embed_set(images, embedded).full_score(recall_at(images.queries.images.dataset), recipe.seed)

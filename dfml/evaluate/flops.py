@@ -1,4 +1,4 @@
-"""FLOPs of inference, counted by torch's counter."""
+"""FLOPs of inference, counted by torch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from dfml.recipe import Recipe
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """FLOPs of a call, a multiply-add as two. Attention is counted as its matrix products: the CPU's fused one isn't known to the counter."""
+    """Count the FLOPs of a call; a multiply-add counts as two.
+
+    Attention runs as plain matrix products: torch's counter doesn't know the CPU's fused kernel.
+    """
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return counter.get_total_flops()
 
 
 def routed_flops(recipe: Recipe) -> int:
-    """FLOPs to embed one image of test size through the routed path.
+    """Return the FLOPs to embed one image of test size through the routed path.
 
-    The routers are as they start, at random; what they choose hardly matters, since the sub-blocks of a block are alike.
+    The routers are random. Their choices hardly matter, since the sub-blocks of a block are alike.
     """
     size = recipe.test_size or recipe.image_size
-    return _routed_flops(recipe.backbone, size, recipe.routers, recipe.blocks, recipe.embedding_size)
+    return _routed_flops(recipe.backbone, size, recipe.num_sub_blocks, recipe.blocks, recipe.embedding_size)
 
 
 @cache
 @torch.inference_mode()
-def _routed_flops(backbone: str, size: int, routers: int, blocks: str, embedding_size: int | None) -> int:
-    recipe = Recipe(backbone=backbone, image_size=size, routers=routers, blocks=blocks, embedding_size=embedding_size)
+def _routed_flops(backbone: str, size: int, num_sub_blocks: int, blocks: str, embedding_size: int | None) -> int:
+    recipe = Recipe(
+        backbone=backbone, image_size=size, num_sub_blocks=num_sub_blocks, blocks=blocks, embedding_size=embedding_size
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(recipe, load_weights=False).eval()

@@ -17,10 +17,10 @@ from dfml.distributed import gather, rank, world_size
 from dfml.metrics import clustering_metrics, retrieval_metrics
 
 if TYPE_CHECKING:
-    from dfml.data.transforms import Normalisation
+    from dfml.data.transforms import Normalization
     from dfml.recipe import Recipe
 
-Embedder = Callable[[Tensor], Tensor]  # transformed images (B, 3, H, W) to L2-normalised embeddings (B, D)
+Embedder = Callable[[Tensor], Tensor]  # transformed images (B, 3, H, W) to L2-normalized embeddings (B, D)
 
 
 @torch.inference_mode()
@@ -28,13 +28,13 @@ def embed(
     embedder: Embedder,
     subset: ClassSubset,
     recipe: Recipe,
-    normalisation: Normalisation,
+    normalization: Normalization,
     device: torch.device,
     workers: int = 0,
 ) -> Tensor:
-    """Embed all members of `subset`, each rank its share: (n, D) in their order, float32, on every rank."""
+    """Embed `subset`, each rank a share of it: (n, D) in its order, float32, on every rank."""
     rows = np.arange(rank(), len(subset), world_size())
-    batches = evaluation_batches(subset, rows, recipe, normalisation, workers)
+    batches = evaluation_batches(subset, rows, recipe, normalization, workers)
     local = torch.cat([embedder(images.to(device)).float() for images, _ in batches])
     gathered = gather(local)
     order = np.concatenate([np.arange(r, len(subset), world_size()) for r in range(world_size())])
@@ -44,12 +44,12 @@ def embed(
 
 
 def score(embeddings: Tensor, subset: ClassSubset, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:
-    """R@K, R-precision and MAP@R of embeddings in the subset's order."""
+    """Return R@K, R-precision and MAP@R of embeddings in the subset's order."""
     return retrieval_metrics(embeddings, _targets(embeddings, subset), recall_at=recall_at)
 
 
 def full_score(embeddings: Tensor, subset: ClassSubset, recall_at: Sequence[int], seed: int) -> dict[str, float]:
-    """As `score`, with NMI and F1, which take a k-means clustering and so too long for every epoch."""
+    """Return `score`, plus NMI and F1, whose k-means clustering takes too long for every epoch."""
     clustering = clustering_metrics(embeddings, _targets(embeddings, subset), seed)
     return {**score(embeddings, subset, recall_at), **clustering}
 
@@ -59,9 +59,9 @@ class Embedded:
     """An evaluation set and its embeddings.
 
     Attributes:
-        images: n of them, or q queries and a gallery of n.
-        queries: (q, D), or (n, D).
-        gallery: (n, D); None where the set has none.
+        images: the n images, or q queries and a gallery of n images.
+        queries: the embeddings (q, D) of the queries, or (n, D) of all images.
+        gallery: the gallery's embeddings (n, D); None: the set has no gallery.
     """
 
     images: EvaluationSet
@@ -69,7 +69,7 @@ class Embedded:
     gallery: Tensor | None
 
     def score(self, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:
-        """R@K, R-precision and MAP@R."""
+        """Return R@K, R-precision and MAP@R."""
         if self.gallery is None or self.images.gallery is None:
             return score(self.queries, self.images.queries, recall_at)
         parts = (self.images.queries, self.images.gallery)
@@ -77,14 +77,14 @@ class Embedded:
         return retrieval_metrics(self.queries, labels, self.gallery, in_gallery, recall_at)
 
     def full_score(self, recall_at: Sequence[int], seed: int) -> dict[str, float]:
-        """As `score`; without a gallery, which leaves no one set to cluster, with NMI and F1."""
+        """Return `score`, plus NMI and F1 if there is no separate gallery."""
         if self.gallery is None:
             return full_score(self.queries, self.images.queries, recall_at, seed)
         return self.score(recall_at)
 
 
 def embed_set(images: EvaluationSet, embedded: Callable[[ClassSubset], Tensor]) -> Embedded:
-    """Embed the parts of an evaluation set, each by `embedded`, which gives (n, D) in the part's order."""
+    """Embed the parts of an evaluation set with `embedded`, which keeps the order of a part."""
     gallery = None if images.gallery is None else embedded(images.gallery)
     return Embedded(images, embedded(images.queries), gallery)
 

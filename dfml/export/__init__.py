@@ -1,7 +1,8 @@
-"""A trained model as a file that runs without this project: ONNX, or torch.export's .pt2.
+"""Export of a trained model to a file that runs without this project: ONNX, or torch.export's .pt2.
 
-`exportable.py` is what goes into the file: pixels to embeddings or probabilities, and the words for both. `formats.py` writes and reads
-the two formats, `parity.py` compares one with the model; `__main__.py` is the command.
+`exportable.py` is the exported module (pixels to embeddings or probabilities) and its description,
+`formats.py` writes and reads the two formats, `parity.py` compares a file with the model, and
+`__main__.py` is the command.
 
-TorchScript is left out: torch 2.14 warns that `torch.jit.trace` and `torch.jit.script` are deprecated in favour of `torch.export`.
+TorchScript isn't supported: torch 2.14 deprecates it in favor of `torch.export`.
 """

@@ -1,6 +1,6 @@
-"""What is exported of a model: its full path, from pixels to embeddings or probabilities, and a description of what goes in and comes out.
+"""The exported part of a model: its full path, and a description of its input and output.
 
-B images, D width of an embedding, C classes.
+B images, D numbers per embedding, C classes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ INPUT = "images"
 
 
 class Exportable(nn.Module):
-    """Transformed images (B, 3, H, W) to L2-normalised embeddings (B, D), or to a classifier's probabilities (B, C).
+    """Map normalized images (B, 3, H, W) to embeddings (B, D) of length 1 or probabilities (B, C).
 
-    Through the full path: which tokens go through which sub-block of the routed one depends on the data, so that the shapes in it do, and
-    a graph has none for them.
+    Uses the full path: shapes in the routed path depend on the data, which an exported graph can't
+    express.
     """
 
     def __init__(self, model: EmbeddingModel) -> None:
@@ -35,10 +35,11 @@ class Exportable(nn.Module):
 
 
 def description(exportable: Exportable, sha256: str) -> dict[str, Any]:
-    """All that one has to know to use the exported file, as JSON values; it stands in the file itself.
+    """Return the description of the file's input and output, as JSON values to store in it.
 
     Args:
-        sha256: of the model's weights.
+        exportable: the exported module.
+        sha256: the SHA-256 of the model's weights.
     """
     model = exportable.model
     resize, crop = evaluation_sizes(model.recipe)
@@ -47,17 +48,17 @@ def description(exportable: Exportable, sha256: str) -> dict[str, Any]:
         "preprocessing": {
             "resize_shorter_side": resize,
             "interpolation": "bilinear, antialiased",
-            "centre_crop": crop,
+            "center_crop": crop,
             "divide_by": 255,
-            "mean": list(model.normalisation.mean),
-            "std": list(model.normalisation.std),
+            "mean": list(model.normalization.mean),
+            "std": list(model.normalization.std),
         },
         "output": {"name": exportable.output, "type": "float32"},
         "path": "full",
         "model_sha256": sha256,
     }
     if model.classifier is None:
-        said["output"] |= {"shape": ["batch", model.embedding_size], "normalised": "L2"}
+        said["output"] |= {"shape": ["batch", model.embedding_size], "normalized": "L2"}
     else:
         said["output"] |= {"shape": ["batch", len(model.class_names)], "class_names": list(model.class_names)}
     return said

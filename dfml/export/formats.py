@@ -1,4 +1,4 @@
-"""The formats of an exported model: how each is written, and run again, by its own runtime."""
+"""The formats of an exported model, each with functions that write it and load it to run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ from torch.export import Dim
 from dfml.errors import InvalidInput
 from dfml.export.exportable import INPUT, Exportable
 
-KEY = "dfml"  # of the description: in ONNX's metadata_props, and with .json among .pt2's extra files
-TRACED_BATCH = 2  # not 1, which is taken for a constant
+# Key of the description in ONNX's metadata_props; with .json appended, its name among a .pt2's
+# extra files.
+KEY = "dfml"
+# Not 1, which torch.export treats as a constant.
+TRACED_BATCH = 2
 
 Run = Callable[[Tensor], Tensor]  # images (B, 3, H, W) to the model's output
 
 
 class Format(NamedTuple):
-    """One format.
+    """A format of exported models.
 
     Attributes:
-        ending: of its files.
-        packages: that it needs beside torch.
-        write: the model, an example (B, 3, H, W) and the description to a file.
-        read: a file to what runs it.
+        ending: the extension of its files.
+        packages: the packages that it needs in addition to torch.
+        write: the function that writes a model, given an example input (B, 3, H, W) and a
+            description.
+        read: the function that loads a file and returns a function that runs it.
     """
 
     ending: str
@@ -42,7 +46,7 @@ class Format(NamedTuple):
 
 
 def require_packages(name: str) -> None:
-    """See that a format's packages are there.
+    """Check that a format's packages are installed.
 
     Raises:
         InvalidInput: one isn't.
@@ -52,7 +56,7 @@ def require_packages(name: str) -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise InvalidInput(
-                f"--format {name} needs the package {package}: pip install '.[export]' in the project's folder"
+                f"--format {name} needs the package {package}; run pip install '.[export]' in the project's folder"
             ) from error
 
 
@@ -67,7 +71,8 @@ def write_onnx(model: Exportable, example: Tensor, description: dict[str, Any], 
             dynamo=True,
             verbose=False,
         )
-    assert program is not None  # it is for the older exporter only
+    # Only the older exporter (dynamo=False) returns None.
+    assert program is not None
     program.model.metadata_props[KEY] = json.dumps(description)
     program.save(file, external_data=False)
 
@@ -80,7 +85,8 @@ def read_onnx(file: Path) -> Run:
 def write_torch_export(model: Exportable, example: Tensor, description: dict[str, Any], file: Path) -> None:
     with exporting():
         program = torch.export.export(model, (example,), dynamic_shapes={INPUT: {0: Dim("batch")}})
-    content = io.BytesIO()  # by a file's name torch also insists on its ending, which one that isn't finished hasn't
+    # Saved to memory, because torch rejects file names that don't end in .pt2, as a partial file's.
+    content = io.BytesIO()
     torch.export.save(program, content, extra_files={f"{KEY}.json": json.dumps(description)})
     file.write_bytes(content.getbuffer())
 
@@ -92,9 +98,9 @@ def read_torch_export(file: Path) -> Run:
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
-    """For writing a file and comparing it with the model, without the exporters' own remarks, which aren't for users.
+    """Silence the exporters' warnings and disable torch.compile while exporting or comparing.
 
-    A recipe may have its blocks compiled: a graph can't hold that, and for a comparison it takes longer than all else.
+    A recipe may compile its blocks; that can't be exported, and is slow for a comparison.
     """
     levels = {
         logging.getLogger(name): logging.getLogger(name).level for name in ("onnxscript", "onnx_ir", "torch.onnx")

@@ -1,11 +1,11 @@
-"""What convolutional families share: a block whose hidden channels are cut into K parts, routed per image.
+"""The base of convolutional families: a block with K parts of hidden channels, routed per image.
 
-B images, C channels in, E hidden channels, E/K a sub-block, D channels out. A block is
+B images, C channels in, E hidden channels, E/K per sub-block, D channels out. A block is
 
-    u = shared(x);  h = expand(u), channel by channel of E;  y = bn(Σ_k r_k W_k h_k);  x ← finish(y, x)
+    u = shared(x);  h = expand(u), each part alone;  y = bn(Σ_k r_k W_k h_k);  x ← finish(y, x)
 
-with W_k the part of the last convolution that reads h_k, which has no bias. The batch norm acts on the sum, with fixed
-statistics: y = slope · Σ_k r_k W_k h_k + shift, so a_k = slope · W_k h_k.
+with W_k the part of the last convolution, which has no bias, that reads h_k. The batch norm acts on
+the sum with fixed statistics: y = bn_scale · Σ_k r_k W_k h_k + shift, so a_k = bn_scale · W_k h_k.
 """
 
 from __future__ import annotations
@@ -20,36 +20,44 @@ from torch.nn import functional as F
 
 from dfml.factorized.backbone import BlockOutput, FactorizedBlock, RoutingSums
 from dfml.factorized.router import Router, Routing
-from dfml.factorized.sub_blocks import inner, straight_through, with_slope
+from dfml.factorized.sub_blocks import dot_with_sub_blocks, straight_through, with_grad_p
 
 Part = tuple[int, int]  # k, K: the k-th of K equal parts of the hidden channels
 WHOLE: Part = (0, 1)
 
 
 class FactorizedConvBlock(FactorizedBlock):
-    """A family gives `shared`, `expand`, `finish`, and says with which convolution and batch norm the block ends."""
+    """A convolutional block, whose family defines `shared`, `expand` and `finish`.
 
-    def __init__(self, block: Any, routers: int, width: int, project: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
+    Args:
+        block: timm's block.
+        num_sub_blocks: the number K of sub-blocks.
+        width: the number C of channels that the router reads.
+        project: the last convolution of the block.
+        bn: the batch norm after `project`.
+    """
+
+    def __init__(self, block: Any, num_sub_blocks: int, width: int, project: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
         super().__init__()
-        self.router = Router(width, routers)
+        self.router = Router(width, num_sub_blocks)
         self.block: Any = block  # timm's modules have no types of their own
-        self.routers = routers
+        self.num_sub_blocks = num_sub_blocks
         self._last = (project, bn)  # in a tuple, so that they aren't registered twice
 
     def shared(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) to what every sub-block reads."""
+        """Map x (B, C, H, W) to the input u of all sub-blocks."""
         return x
 
     def expand(self, u: Tensor, part: Part) -> Tensor:
-        """u to the hidden channels of one part, (B, E/K, H, W)."""
+        """Map u to the hidden channels of one part, (B, E/K, H, W)."""
         raise NotImplementedError
 
     def finish(self, y: Tensor, x: Tensor) -> Tensor:
-        """The block's output from its residual branch y and its input x."""
+        """Compute the block's output from its residual branch y and its input x."""
         raise NotImplementedError
 
     def to_sum(self, direction: Tensor, out: Tensor) -> Tensor:
-        """A direction at the block's output `out`, taken back to y."""
+        """Propagate a direction at the block's output `out` back to y."""
         return direction
 
     def full(self, x: Tensor) -> Tensor:
@@ -61,48 +69,52 @@ class FactorizedConvBlock(FactorizedBlock):
 
     def both(self, full: Tensor, routed: Tensor, sparse: bool) -> BlockOutput:
         full_out = self.full(full)
-        out, routing, values = self._routed(routed, exact=not sparse)
+        out, routing, sub_block_outputs = self._routed(routed, exact=not sparse)
         with torch.no_grad():
             difference = out - full_out
-            norm = difference.norm(dim=1, keepdim=True)  # a position's, over its channels
+            norm = difference.norm(dim=1, keepdim=True)  # per position, over its channels
             unit = difference / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-            slope = inner(self.to_sum(unit, out), values, routing)
-        distance = with_slope(norm.sum(), routing, slope)
+            grad_p = dot_with_sub_blocks(self.to_sum(unit, out), sub_block_outputs, routing)
+        distance = with_grad_p(norm.sum(), routing, grad_p)
         return BlockOutput(full_out, out, distance, *RoutingSums.of(routing))
 
     def _routed(self, x: Tensor, exact: bool) -> tuple[Tensor, Routing, Tensor]:
-        """The block's output, the routing, and the values of a_k, as `straight_through` takes them."""
+        """Return the block's output, the routing, and the a_k in the form of `straight_through`."""
         project, bn = self._last
         routing = self.router(pooled(x))
         u = self.shared(x)
-        weights = project.weight.chunk(self.routers, dim=1)
+        weights = project.weight.chunk(self.num_sub_blocks, dim=1)
         parts = [
-            _convolve(project, self.expand(images, (k, self.routers)), weights[k], groups=1)
+            _convolve(project, self.expand(images, (k, self.num_sub_blocks)), weights[k], groups=1)
             for k, images in enumerate(routing.split(u))
             if len(images)
         ]
         summed = routing.join(parts)  # W_k h_k of the chosen k, (B, D, H, W)
         with torch.no_grad():
-            assert bn.running_var is not None  # the statistics are the pretrained ones
-            slope = (bn.weight * torch.rsqrt(bn.running_var + bn.eps))[:, None, None]
+            assert bn.running_var is not None  # the pretrained statistics
+            bn_scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps))[:, None, None]
             if exact:
-                h = self.expand(u, WHOLE).chunk(self.routers, dim=1)
-                values = (
+                h = self.expand(u, WHOLE).chunk(self.num_sub_blocks, dim=1)
+                sub_block_outputs = (
                     torch.stack([_convolve(project, h_k, w, groups=1) for h_k, w in zip(h, weights, strict=True)])
-                    * slope
+                    * bn_scale
                 )
             else:
-                values = (summed * slope)[None]
-        return self.finish(straight_through(bn(summed), routing, values), x), routing, values
+                sub_block_outputs = (summed * bn_scale)[None]
+        y = straight_through(bn(summed), routing, sub_block_outputs)
+        return self.finish(y, x), routing, sub_block_outputs
 
 
 def pooled(x: Tensor) -> Tensor:
-    """(B, C, H, W) to its mean over positions (B, C): what routers read."""
+    """Average x (B, C, H, W) over positions to (B, C), the input of routers."""
     return x.mean(dim=(2, 3))
 
 
 def convolve_part(conv: nn.Conv2d, x: Tensor, part: Part) -> Tensor:
-    """The k-th of K parts of a convolution's output channels; a depthwise one reads the same part of its input, x."""
+    """Compute part k of K of a convolution's output channels.
+
+    If the convolution is depthwise, x is the same part of its input.
+    """
     k, K = part
     depthwise = conv.groups > 1
     return _convolve(conv, x, conv.weight.chunk(K)[k], groups=conv.groups // K if depthwise else 1)
@@ -115,8 +127,8 @@ def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, groups: int) -> Tensor
     return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, groups)
 
 
-def normalise_part(bn: nn.BatchNorm2d, h: Tensor, part: Part) -> Tensor:
-    """The k-th of K parts of a batch norm with fixed statistics, and of the activation that timm may keep in it."""
+def normalize_part(bn: nn.BatchNorm2d, h: Tensor, part: Part) -> Tensor:
+    """Apply part k of K of a batch norm with fixed statistics, and of its activation if any."""
     k, K = part
     tensors: Any = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
     mean, var, weight, bias = (tensor.chunk(K)[k] for tensor in tensors)

@@ -1,4 +1,4 @@
-"""`factorize`: from a pretrained timm model to its exact factorization."""
+"""`factorize`, which converts a pretrained timm model to its exact factorization."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from dfml.factorized.vit import FactorizedViT
 
 
 class Family(Protocol):
-    """What `factorize` asks of a backbone family; both calls may raise `InvalidInput`."""
+    """The interface of a backbone family for `factorize`; both calls may raise `InvalidInput`."""
 
-    def __call__(self, model: nn.Module, routers: int, chosen: frozenset[int]) -> FactorizedBackbone: ...
+    def __call__(self, model: nn.Module, num_sub_blocks: int, chosen: frozenset[int]) -> FactorizedBackbone: ...
 
     def widths(self, model: nn.Module) -> list[dict[str, int]]: ...
 
@@ -35,53 +35,63 @@ FAMILIES: dict[type[nn.Module], Family] = {
 }
 
 
-def allowed_routers(model: nn.Module, blocks: Iterable[int] | None = None) -> list[int]:
-    """The router counts K that divide the blocks of a timm model (all without `blocks`), ascending.
+def allowed_sub_block_counts(model: nn.Module, blocks: Iterable[int] | None = None) -> list[int]:
+    """Return the numbers of sub-blocks K that divide the blocks of a timm model, ascending.
+
+    Args:
+        model: the timm model.
+        blocks: the blocks to consider, counted from 0; None: all blocks.
 
     Raises:
-        InvalidInput: as `factorize`.
+        InvalidInput: the model is of no known family, or has no such block.
     """
     return _divisors(_widths(model, blocks))
 
 
-def factorize(model: nn.Module, routers: int, blocks: Iterable[int] | None = None) -> FactorizedBackbone:
-    """Cut blocks of `model` into `routers` sub-blocks each, whose sum is the old block.
+def factorize(model: nn.Module, num_sub_blocks: int, blocks: Iterable[int] | None = None) -> FactorizedBackbone:
+    """Cut blocks of `model` into `num_sub_blocks` sub-blocks each, whose sum is the original block.
 
     Args:
-        model: a timm model of one of `FAMILIES`, pretrained or not; it isn't changed.
-        routers: the number of sub-blocks K.
-        blocks: which blocks, counted from 0; all without it. The others stay dense on both paths.
+        model: the timm model of one of `FAMILIES`, pretrained or not; it isn't changed.
+        num_sub_blocks: the number K of sub-blocks.
+        blocks: the blocks to cut, counted from 0; None: all blocks. Others stay dense.
 
     Returns:
-        A backbone whose full path is `model` up to pooled features, to float rounding. Routers start at random.
+        A backbone whose full path is `model` up to pooled features, within float rounding. Its
+        routers start at random.
 
     Raises:
-        InvalidInput: the model is of no known family, has dropout or stochastic depth, has no such block, or K doesn't
-            divide a block.
+        InvalidInput: the model is of no known family, has dropout or stochastic depth, or has no
+            such block, or K doesn't divide a block.
     """
     blocks = None if blocks is None else frozenset(blocks)
     widths = _widths(model, blocks)
     for module in model.modules():
         rate = module.p if isinstance(module, nn.Dropout) else module.drop_prob if isinstance(module, DropPath) else 0.0
-        rate = rate or getattr(module, "drop_rate", 0.0)  # what timm's convolutional models drop before the classifier
+        # timm's convolutional models drop at this rate before the classifier.
+        rate = rate or getattr(module, "drop_rate", 0.0)
         if rate:
             raise InvalidInput(
-                f"{type(module).__name__} of this model drops at rate {rate}, which the two paths would not share: create it with drop rates of 0"
+                f"{type(module).__name__} of this model drops at rate {rate}, and the two paths would drop different "
+                "values; create the model with drop rates of 0"
             )
     allowed = _divisors(widths)
-    if routers not in allowed:
+    if num_sub_blocks not in allowed:
         failing = {
-            name: None for block in widths.values() for name, width in block.items() if routers < 1 or width % routers
+            name: None
+            for block in widths.values()
+            for name, width in block.items()
+            if num_sub_blocks < 1 or width % num_sub_blocks
         }
         raise InvalidInput(
-            f"router count {routers} doesn't divide {' and '.join(list(failing)[:2])} of this backbone; "
-            f"those that do: {', '.join(map(str, allowed))}"
+            f"num_sub_blocks {num_sub_blocks} doesn't divide {' and '.join(list(failing)[:2])} of this backbone; "
+            f"allowed: {', '.join(map(str, allowed))}"
         )
-    return _family(model)(copy.deepcopy(model), routers, frozenset(widths))
+    return _family(model)(copy.deepcopy(model), num_sub_blocks, frozenset(widths))
 
 
 def _widths(model: nn.Module, blocks: Iterable[int] | None) -> dict[int, dict[str, int]]:
-    """For each of the blocks to factorize the counts that K must divide."""
+    """Return for each block to factorize the counts that K must divide."""
     widths = dict(enumerate(_family(model).widths(model)))
     if blocks is None:
         return widths
@@ -89,7 +99,8 @@ def _widths(model: nn.Module, blocks: Iterable[int] | None) -> dict[int, dict[st
     if not chosen or chosen[0] < 0 or chosen[-1] >= len(widths):
         given = ", ".join(map(str, chosen)) or "none"
         raise InvalidInput(
-            f"blocks to factorize: {given}; a {type(model).__name__} of this size has blocks 0 to {len(widths) - 1}: name at least one of them"
+            f"blocks to factorize: {given}; a {type(model).__name__} of this size has blocks 0 to {len(widths) - 1}; "
+            "name at least one of these"
         )
     return {i: widths[i] for i in chosen}
 
@@ -104,5 +115,6 @@ def _family(model: nn.Module) -> Family:
         if isinstance(model, kind):
             return family
     raise InvalidInput(
-        f"a {type(model).__name__} can't be factorized; the families that can: {', '.join(kind.__name__ for kind in FAMILIES)}"
+        f"a {type(model).__name__} can't be factorized; the families that can: "
+        f"{', '.join(kind.__name__ for kind in FAMILIES)}"
     )

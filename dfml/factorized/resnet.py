@@ -1,8 +1,10 @@
 """Factorized ResNets: `Bottleneck` (ResNet-50 and deeper) and `BasicBlock` (ResNet-18, -34).
 
-A bottleneck keeps its first convolution shared; sub-block k is output-channel part k of the second, with its part of the
-batch norm, and the matching input part of the third (DESIGN §2). A basic block has no convolution to share: sub-block k is
-output-channel part k of its first and the matching input part of its second. The last batch norm acts on the sum.
+The sub-blocks of a bottleneck share its first convolution; sub-block k is part k of the second
+convolution's output channels, with its part of the batch norm, and the matching part of the third's
+input channels. The sub-blocks of a basic block share no convolution: sub-block k is part k of the
+first convolution's output channels and the matching part of the second's input channels. The last
+batch norm acts on the sum.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from dfml.errors import InvalidInput
 from dfml.factorized.backbone import FactorizedBackbone
-from dfml.factorized.convolution import FactorizedConvBlock, Part, convolve_part, normalise_part
+from dfml.factorized.convolution import FactorizedConvBlock, Part, convolve_part, normalize_part
 
 
 class _Residual(FactorizedConvBlock):
@@ -27,10 +29,10 @@ class _Residual(FactorizedConvBlock):
 
 
 class FactorizedBottleneck(_Residual):
-    """x ← relu(shortcut(x) + bn3(Σ_k r_k W_k h_k)), h_k the k-th part of the second convolution's output."""
+    """x ← relu(shortcut(x) + bn3(Σ_k r_k W_k h_k)), h_k part k of conv2's output."""
 
-    def __init__(self, block: Bottleneck, routers: int) -> None:
-        super().__init__(block, routers, block.conv1.in_channels, block.conv3, block.bn3)
+    def __init__(self, block: Bottleneck, num_sub_blocks: int) -> None:
+        super().__init__(block, num_sub_blocks, block.conv1.in_channels, block.conv3, block.bn3)
 
     def shared(self, x: Tensor) -> Tensor:
         u: Tensor = self.block.act1(self.block.bn1(self.block.conv1(x)))
@@ -38,19 +40,19 @@ class FactorizedBottleneck(_Residual):
 
     def expand(self, u: Tensor, part: Part) -> Tensor:
         block = self.block
-        h: Tensor = block.act2(normalise_part(block.bn2, convolve_part(block.conv2, u, part), part))
+        h: Tensor = block.act2(normalize_part(block.bn2, convolve_part(block.conv2, u, part), part))
         return h
 
 
 class FactorizedBasicBlock(_Residual):
-    """x ← relu(shortcut(x) + bn2(Σ_k r_k W_k h_k)), h_k the k-th part of the first convolution's output."""
+    """x ← relu(shortcut(x) + bn2(Σ_k r_k W_k h_k)), h_k part k of conv1's output."""
 
-    def __init__(self, block: BasicBlock, routers: int) -> None:
-        super().__init__(block, routers, block.conv1.in_channels, block.conv2, block.bn2)
+    def __init__(self, block: BasicBlock, num_sub_blocks: int) -> None:
+        super().__init__(block, num_sub_blocks, block.conv1.in_channels, block.conv2, block.bn2)
 
     def expand(self, u: Tensor, part: Part) -> Tensor:
         block = self.block
-        h: Tensor = block.act1(normalise_part(block.bn1, convolve_part(block.conv1, u, part), part))
+        h: Tensor = block.act1(normalize_part(block.bn1, convolve_part(block.conv1, u, part), part))
         return h
 
 
@@ -63,31 +65,32 @@ KINDS: dict[type[nn.Module], type[FactorizedBottleneck] | type[FactorizedBasicBl
 class FactorizedResNet(FactorizedBackbone):
     """A timm `ResNet` with factorized blocks; see `factorize`."""
 
-    def __init__(self, model: ResNet, routers: int, chosen: frozenset[int]) -> None:
+    def __init__(self, model: ResNet, num_sub_blocks: int, chosen: frozenset[int]) -> None:
         super().__init__()
-        self.routers = routers
+        self.num_sub_blocks = num_sub_blocks
         self.num_features = model.num_features
         self.blocks = nn.ModuleList(
-            KINDS[type(block)](block, routers) if i in chosen else block for i, block in enumerate(_blocks(model))
+            KINDS[type(block)](block, num_sub_blocks) if i in chosen else block
+            for i, block in enumerate(_blocks(model))
         )
         for stage in STAGES:
-            setattr(model, stage, nn.Identity())  # they live in self.blocks now
+            setattr(model, stage, nn.Identity())  # the blocks are in self.blocks now
         self.model = model
 
     @staticmethod
     def widths(model: ResNet) -> list[dict[str, int]]:
-        """For each block the counts that K must divide, each with its name.
+        """Return for each block the counts that K must divide, by name.
 
         Raises:
-            InvalidInput: a block isn't plain (attention, anti-aliasing, grouped convolutions, another activation), so that no
-                exact factorization is known for it.
+            InvalidInput: a block has attention, anti-aliasing, grouped convolutions or another
+                activation, for which no exact factorization is known.
         """
         widths: list[dict[str, int]] = []
         for i, block in enumerate(_blocks(model)):
             if not _is_plain(block):
                 raise InvalidInput(
-                    f"block {i} of this ResNet isn't a plain BasicBlock or Bottleneck (no attention, anti-aliasing or groups, ReLU, batch "
-                    "norm): choose a variant such as resnet50"
+                    f"block {i} of this ResNet isn't a plain BasicBlock or Bottleneck (with ReLU and batch norm, "
+                    "without attention, anti-aliasing or groups); choose a variant such as resnet50"
                 )
             hidden = (block.conv3 if isinstance(block, Bottleneck) else block.conv2).in_channels
             widths.append({f"{hidden} hidden channels": hidden})

@@ -1,6 +1,7 @@
-"""The router: which sub-block a token, or an image, goes through (DFML §3.2; the published code's `gate`).
+"""The router, which chooses the sub-block of each token or image.
 
-M tokens (or images), K sub-blocks.
+See §3.2 of Wang et al., CVPR 2023; the published code calls it `gate`. M tokens (or images), K
+sub-blocks.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from torch.nn import functional as F
 
 
 class Routing:
-    """Where each of M tokens goes, and their rearrangement by sub-block, so that each sub-block sees its own only.
+    """The choice of a sub-block for each of M tokens, and the rearrangement of tokens by sub-block.
 
     Args:
-        p: probabilities (M, K), with gradient.
-        p_of_router: the same with a gradient for the router's weights alone, which doesn't reach what the router read; p without it.
+        p: the probabilities (M, K), with gradient.
+        p_of_router: the same probabilities; their gradient reaches the router's weights but not its
+            input. None: `p`.
 
     Attributes:
         chosen: the sub-block of each token (M,), argmax p.
-        order: tokens by sub-block, in their old order within one (M,); `inverse` puts them back.
-        sizes: how many tokens go through each sub-block.
+        order: the tokens by sub-block (M,), in their old order within a sub-block.
+        inverse: the permutation (M,) that undoes `order`.
+        sizes: the number of tokens of each sub-block; creating the list waits for the device.
     """
 
     def __init__(self, p: Tensor, p_of_router: Tensor | None = None) -> None:
@@ -35,12 +38,12 @@ class Routing:
         self.inverse[self.order] = torch.arange(len(self.order), device=p.device)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """x (M, …) to K tensors: the rows that go through each sub-block."""
+        """Split x (M, …) into K tensors: the rows of each sub-block."""
         rearranged: Tensor = _Rearrange.apply(x, self.order, self.inverse)
         return rearranged.split(self.sizes)
 
     def join(self, parts: list[Tensor]) -> Tensor:
-        """What `split` took apart, (M, …) in the old order."""
+        """Concatenate the results of `split` to (M, …), in the original order."""
         joined: Tensor = _Rearrange.apply(torch.cat(parts), self.inverse, self.order)
         return joined
 
@@ -49,29 +52,31 @@ class Router(nn.Module):
     """A linear map without bias and an argmax over K sub-blocks: p = softmax(G z / temperature).
 
     Args:
-        width: channels C of what is routed.
-        routers: number of sub-blocks K.
+        width: the number C of input channels.
+        num_sub_blocks: the number K of sub-blocks.
 
     Attributes:
-        temperature: of the softmax; it changes no choice, only how far a gradient spreads. 1 as published.
+        temperature: the softmax's temperature; it changes no choice, only the spread of the
+            gradient. 1 as published.
     """
 
-    def __init__(self, width: int, routers: int) -> None:
+    def __init__(self, width: int, num_sub_blocks: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(routers, width))
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # what torch.nn.Linear, and so the published code, starts from
+        self.weight = nn.Parameter(torch.empty(num_sub_blocks, width))
+        # The initialization of torch.nn.Linear, and so of the published code.
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
         self.temperature = 1.0
 
     def forward(self, z: Tensor) -> Routing:
-        """z (…, C), all but the last dimension flattened to M."""
-        # Not in half precision: two sub-blocks would tie, and a recomputed pass might choose another.
+        """Route z (…, C), with all dimensions but the last flattened to M."""
+        # Not in half precision: sub-blocks might tie, and a recomputed pass might choose another.
         with torch.autocast(z.device.type, enabled=False):
             logits = _Logits.apply(z.flatten(0, -2).to(self.weight.dtype), self.weight)
             return Routing(*((one / self.temperature).softmax(dim=-1) for one in logits))
 
 
 class _Logits(torch.autograd.Function):
-    """G z twice: with the usual gradient, and with one for G alone. Both need G z and a product with z once."""
+    """G z twice, computed once: with the usual gradient, and with a gradient for G only."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +92,7 @@ class _Logits(torch.autograd.Function):
 
 
 class _Rearrange(torch.autograd.Function):
-    """Rows in another order. Indexing's own backward adds rows up one by one, which a permutation doesn't need."""
+    """Rows in another order. The backward pass of indexing would add up rows, which is slower."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Metric losses on L2-normalised embeddings and labels 0 … C-1, by the name a recipe gives.
+"""Metric losses on L2-normalized embeddings and labels 0 … C-1, by their names in a recipe.
 
-`published` has names and constants, `proxy_anchor` our own loss, `library` those of pytorch-metric-learning, `build` makes one.
+`published` has the names and constants, `proxy_anchor` our own loss, `library` the losses of
+pytorch-metric-learning, and `build` creates the loss of a recipe.
 """
 
 from dfml.losses.published import CONSTANTS, LossName, MetricLossName, loss_name

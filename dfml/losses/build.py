@@ -1,4 +1,4 @@
-"""From a recipe to its loss."""
+"""Building the loss of a recipe."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def build_loss(recipe: Recipe, classes: int, width: int) -> nn.Module:
-    """The loss of a recipe for a number of training classes and an embedding width.
+    """Build the loss of a recipe for a number of training classes and an embedding width.
 
-    It takes embeddings (B, D), L2-normalised (logits (B, C) for cross-entropy), and labels (B,) int64, and gives a scalar that is connected to the graph of the
-    embeddings even where it is 0.
+    It takes L2-normalized embeddings (B, D), or logits (B, C) for cross-entropy, and labels (B,)
+    int64. It returns a scalar that is connected to the graph of the embeddings even if it is 0.
     """
     if recipe.loss == "cross_entropy":
         return CrossEntropy(recipe.label_smoothing)
@@ -29,7 +29,7 @@ def build_loss(recipe: Recipe, classes: int, width: int) -> nn.Module:
         assert alpha is not None
         assert margin is not None
         return ProxyAnchor(classes, width, alpha=alpha, margin=margin)
-    # Brings SciPy's statistics along, half a second of each worker's start: only for losses that need it.
+    # Imported only if needed: it imports SciPy's statistics, which takes half a second.
     from dfml.losses.library import LIBRARY, LibraryLoss
 
     return LibraryLoss(*LIBRARY[recipe.loss](classes, width, margin or 0.0), seed=recipe.seed)

@@ -1,4 +1,4 @@
-"""The losses that pytorch-metric-learning has, with the constants of the publication's code (its `losses.py`)."""
+"""Losses of pytorch-metric-learning, with the constants of the publication's code (`losses.py`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 Parts = tuple[nn.Module, nn.Module | None]  # a loss, and the miner that chooses its pairs or triplets
 
-# For each loss: from classes, embedding width and margin to its parts.
+# For each loss, a function from classes, embedding width and margin to its parts.
 LIBRARY: dict[str, Callable[[int, int, float], Parts]] = {
-    # The publication scales embeddings and proxies by 3, which scales squared distances by 9; the library's denominator has the
-    # positive proxy in it, the publication's has not (Teh et al., "ProxyNCA++", 2020, §3.2).
+    # The publication scales embeddings and proxies by 3, hence squared distances by 9. The
+    # library's denominator includes the positive proxy, the publication's doesn't (Teh et al.,
+    # "ProxyNCA++", 2020, §3.2).
     "proxy_nca": lambda classes, width, _: (losses.ProxyNCALoss(classes, width, softmax_scale=9), None),
     "ms": lambda *_: (losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5), miners.MultiSimilarityMiner(epsilon=0.1)),
     "contrastive": lambda _, __, margin: (losses.ContrastiveLoss(neg_margin=margin), None),
@@ -35,12 +36,12 @@ LIBRARY: dict[str, Callable[[int, int, float], Parts]] = {
 
 
 class LibraryLoss(nn.Module):
-    """A loss of pytorch-metric-learning with its miner, fit for several ranks.
+    """A loss of pytorch-metric-learning with its miner, for one or several ranks.
 
     Args:
-        loss: the library's.
-        miner: the library's, or None for all pairs.
-        seed: of what the miner draws.
+        loss: the library's loss.
+        miner: the library's miner; None: use all pairs.
+        seed: the seed of the miner's random draws.
     """
 
     def __init__(self, loss: nn.Module, miner: nn.Module | None, seed: int) -> None:
@@ -50,18 +51,18 @@ class LibraryLoss(nn.Module):
         self.seed = seed
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """embeddings (B, D), L2-normalised; labels (B,) int64 in 0 … C-1."""
+        """Return the loss of L2-normalized embeddings (B, D) for labels (B,), int64 in 0 … C-1."""
         with torch.autocast(embeddings.device.type, enabled=False), _drawing_alike(self.seed, labels):
             embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
             chosen = None if self.miner is None else self.miner(embeddings, labels)
             loss: Tensor = self.loss(embeddings, labels, chosen)
-        # Where nothing was mined the loss is 0, and not a function of all that DistributedDataParallel waits for.
+        # If nothing was mined the loss is constant, but DistributedDataParallel needs gradients.
         return loss + 0.0 * (embeddings.sum() + sum(parameter.sum() for parameter in self.parameters()))
 
 
 @contextmanager
 def _drawing_alike(seed: int, labels: Tensor) -> Iterator[None]:
-    """Random draws that depend on the seed and the batch's labels alone: every rank, and a resumed run, draws the same."""
+    """Seed random draws by the seed and the batch's labels: equal on all ranks and when resumed."""
     drawn = np.random.SeedSequence([seed, *labels.tolist()])
     generator = common_functions.NUMPY_RANDOM
     with torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):

@@ -8,17 +8,18 @@ from torch.nn import functional as F
 
 
 class ProxyAnchor(nn.Module):
-    """Pulls each class's proxy to its images and pushes it from all others, hard ones harder.
+    """Pull each class's proxy to its images and push it from all others, hard images most.
 
-        1/|P+| Σ_{p∈P+} log(1 + Σ_{x∈X+_p} e^{-α(s(x,p) - δ)})  +  1/|P| Σ_p log(1 + Σ_{x∈X-_p} e^{α(s(x,p) + δ)})
+        1/|P+| Σ_{p∈P+} log(1 + Σ_{x∈X+_p} e^{-α(s(x,p) - δ)})
+        + 1/|P| Σ_p log(1 + Σ_{x∈X-_p} e^{α(s(x,p) + δ)})
 
     with P+ the proxies of the classes in the batch and s the cosine.
 
     Args:
-        classes: number of training classes C, one proxy each.
-        width: embedding width D.
-        alpha: scale α.
-        margin: margin δ, the publication's `mrg`.
+        classes: the number C of training classes, with one proxy each.
+        width: the embedding width D.
+        alpha: the scale α.
+        margin: the margin δ, the publication's `mrg`.
     """
 
     def __init__(self, classes: int, width: int, alpha: float = 32.0, margin: float = 0.1) -> None:
@@ -29,7 +30,10 @@ class ProxyAnchor(nn.Module):
         self.margin = margin
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """embeddings (B, D), L2-normalised; labels (B,) int64 in 0 … C-1. Computed in float32 also under autocast."""
+        """Return the loss of L2-normalized embeddings (B, D) for labels (B,), int64 in 0 … C-1.
+
+        It is computed in float32 even under autocast.
+        """
         with torch.autocast(embeddings.device.type, enabled=False):
             return self._loss(embeddings.to(self.proxies.dtype), labels)
 
@@ -43,6 +47,9 @@ class ProxyAnchor(nn.Module):
 
 
 def _log_one_plus_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
-    """log(1 + Σ over rows of e^x where mask), for each column; without overflow, with gradient 0 for empty columns."""
+    """Return log(1 + Σ e^x over the rows in `mask`) per column, without overflow.
+
+    The gradient of an empty column is 0.
+    """
     one = exponents.new_zeros(1, exponents.shape[1])
     return torch.cat([one, exponents.masked_fill(~mask, -torch.inf)]).logsumexp(dim=0)

@@ -1,4 +1,4 @@
-"""The losses by name, and the constants that the publication's code gives them. Needs no torch, so that recipes can check themselves."""
+"""The names of the losses and their constants in the publication's code; imports no torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LossName = Literal[MetricLossName, "cross_entropy"]  # the latter for classifica
 
 
 class Constants(NamedTuple):
-    """What a recipe may change of a loss; None: the loss has no such value."""
+    """Properties of a loss, and constants that a recipe may override (None: the loss has none)."""
 
-    proxies: bool  # its parameters are proxies, which learn at a rate of their own
-    pairs: bool  # compares images of a batch with each other, so that a batch must hold several of a class
+    proxies: bool  # its parameters are proxies, which have their own learning rate
+    pairs: bool  # it compares images within a batch, which must hold several images per class
     alpha: float | None = None
     margin: float | None = None  # the publication's `mrg`
 
@@ -36,7 +36,7 @@ CONSTANTS: dict[str, Constants] = {
 
 
 def loss_name(name: str) -> LossName:
-    """A loss's name here from the publication's `--loss`: "Proxy_Anchor" to "proxy_anchor", whatever its case.
+    """Return the name of a loss from the publication's `--loss` in any case, such as Proxy_Anchor.
 
     Raises:
         InvalidInput: there is no such loss.
@@ -46,4 +46,4 @@ def loss_name(name: str) -> LossName:
         if known == name.lower():
             loss: LossName = known
             return loss
-    raise InvalidInput(f"unknown loss {name!r}: name one of {', '.join(names)}")
+    raise InvalidInput(f"unknown loss {name!r}; name one of {', '.join(names)}")

@@ -9,14 +9,14 @@ TOP = (1, 5)
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many rows have their label among the k largest logits, for k = 1 and 5: (2,) float64.
+    """Count the rows with their label among the k largest logits, for k = 1 and 5: (2,) float64.
 
-    A label counts as behind all others with an equal logit: a model that says nothing scores nothing.
+    A label ranks behind all equal logits: a model with constant logits scores 0.
 
     Args:
-        logits: (B, C).
-        labels: (B,) int64 in 0 … C-1.
+        logits: the logits (B, C).
+        labels: the labels (B,), int64 in 0 … C-1.
     """
     own = logits.gather(1, labels[:, None])
-    place = (logits >= own).sum(dim=1)  # 1 for a label that is alone in front
-    return torch.stack([(place <= k).sum().double() for k in TOP])
+    rank = (logits >= own).sum(dim=1)  # 1 if no other logit is as large
+    return torch.stack([(rank <= k).sum().double() for k in TOP])

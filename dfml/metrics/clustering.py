@@ -1,7 +1,8 @@
 """NMI and F1 of a k-means clustering of the embeddings into as many clusters as there are classes.
 
-As metric-learning papers report them since Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR
-2016, §6: F1 is the harmonic mean of precision and recall over pairs of images, a pair being positive when both are in one cluster.
+Metric-learning papers report them since Song et al., "Deep Metric Learning via Lifted Structured
+Feature Embedding", CVPR 2016, §6. F1 is the harmonic mean of precision and recall over pairs of
+images; a pair is predicted positive if both images are in one cluster.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ ITERATIONS = 20
 
 
 def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0) -> dict[str, float]:
-    """`nmi` and `f1`, each in 0 … 1; rank 0 computes them for all.
+    """Return `nmi` and `f1`, each in 0 … 1; rank 0 computes them for all ranks.
 
     Args:
-        embeddings: (n, D), L2-normalised.
-        labels: (n,) int64.
-        seed: of the k-means' first centres.
+        embeddings: the L2-normalized embeddings (n, D).
+        labels: the labels (n,), int64.
+        seed: the seed of the initial centers of k-means.
     """
-    from sklearn.metrics import (
-        normalized_mutual_info_score,
-    )  # here: it takes a second of every trial's start, and few need it
+    # Imported here because it would delay the start of every trial by a second, and few need it.
+    from sklearn.metrics import normalized_mutual_info_score
 
     found = torch.zeros(2, dtype=torch.float64, device=embeddings.device)
     if rank() == 0:
@@ -37,11 +37,11 @@ def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0) -> dic
 
 
 def k_means(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """The cluster of each vector (n,), by faiss."""
-    import faiss  # here, since few runs need it
+    """Return the cluster of each vector (n,), computed by faiss."""
+    import faiss  # imported here because few runs need it
 
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    # All vectors count, and clusters of a few images are meant: without these two faiss samples, and warns.
+    # The limits on points per centroid keep faiss from sampling and from warning of small clusters.
     means = faiss.Kmeans(
         vectors.shape[1],
         clusters,
@@ -56,12 +56,8 @@ def k_means(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def pairwise_f1(truth: np.ndarray, clusters: np.ndarray) -> float:
-    """F1 over all pairs of images: (n,) classes and (n,) clusters, both counted from 0."""
-    both = np.unique(truth.astype(np.int64) * (int(clusters.max()) + 1) + clusters, return_counts=True)[1]
-    together = _pairs(both)
-    predicted, actual = _pairs(np.bincount(clusters)), _pairs(np.bincount(truth))
-    return 2 * together / (predicted + actual) if predicted + actual else 0.0
+    """Return F1 over all pairs of images, given their classes (n,) and clusters (n,)."""
+    from sklearn.metrics.cluster import pair_confusion_matrix
 
-
-def _pairs(counts: np.ndarray) -> float:
-    return float((counts.astype(np.float64) * (counts - 1) / 2).sum())
+    (_, wrong), (missed, right) = pair_confusion_matrix(truth, clusters)
+    return float(2 * right / (2 * right + wrong + missed)) if right + wrong + missed else 0.0

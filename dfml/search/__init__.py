@@ -1,4 +1,4 @@
-"""Looks images up in what `dfml.embed` wrote: the nearest of each, exactly, as a table and as a picture.
+"""Exact nearest-neighbor search in an index of `dfml.embed`, with a table and a picture as results.
 
-`nearest.py` goes through the index, `picture.py` draws; `__main__.py` is the command.
+`nearest.py` searches the index, `picture.py` draws, `__main__.py` is the command.
 """

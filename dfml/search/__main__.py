@@ -1,4 +1,4 @@
-"""`python -m dfml.search`: find the images of an index that are most like given ones, print them and draw them."""
+"""`python -m dfml.search`: find, print and draw the images of an index most similar to queries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfml import storage
-from dfml.checkpoint import load_identified
+from dfml.checkpoint import load_with_sha256
 from dfml.command_line import Parser, check_out, count, exit_code
 from dfml.embed.folder import Undecodable, read_image
 from dfml.embed.index_file import open_index
@@ -25,51 +25,69 @@ from dfml.search.picture import is_itself, search_picture
 
 def parser() -> argparse.ArgumentParser:
     made = Parser(prog="python -m dfml.search", description=__doc__)
-    # fmt: off
     add = made.add_argument
-    add("--model", required=True, metavar="PLACE", help="the model that made the index: a best/ folder or its s3:// URI")
-    add("--index", required=True, metavar="FILE-or-S3", help="what python -m dfml.embed wrote; queries go through the same path of the model")
-    add("--query", type=Path, required=True, nargs="+", action="extend", metavar="IMG", help="images to look for; one that lies in the index is found as itself, and marked")
-    add("--top", type=count, default=10, metavar="N", help="how many images to find for each query")
-    add("--images", type=Path, metavar="DIR", help="where the index's images lie now (default: where they were embedded)")
-    add("--out", default="search.png", metavar="PNG-or-S3", help="the picture; replaced where it is there")
-    # fmt: on
+    add("--model", required=True, metavar="URI", help="the model that made the index: a best/ folder or its s3:// URI")
+    add(
+        "--index",
+        required=True,
+        metavar="FILE-or-S3",
+        help="the file that python -m dfml.embed wrote; queries use the same path of the model",
+    )
+    add(
+        "--query",
+        type=Path,
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="IMG",
+        help="images to search for; a query that is itself in the index is marked",
+    )
+    add("--top", type=count, default=10, metavar="N", help="number of images to find per query")
+    add(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the index's images now (default: the folder from which they were embedded)",
+    )
+    add("--out", default="search.png", metavar="PNG-or-S3", help="the picture; replaced if it exists")
     return made
 
 
 def search(arguments: argparse.Namespace) -> None:
     out = storage.absolute(arguments.out)
     if not out.lower().endswith(".png"):
-        raise InvalidInput(f"--out {out} isn't a PNG file's name: end it in .png")
+        raise InvalidInput(f"--out {out} isn't the name of a PNG file; end it in .png")
     check_out(out, example="search.png")
     queries = [(file, _read_query(file)) for file in arguments.query]
-    model, sha256 = load_identified(arguments.model)
+    model, sha256 = load_with_sha256(arguments.model)
     with open_index(arguments.index) as index:
         facts = index.facts
         if facts.model_sha256 != sha256:
             raise InvalidInput(
-                f"--index {arguments.index} was made by another model ({facts.model}, SHA-256 {facts.model_sha256[:12]}) than "
-                f"{arguments.model} (SHA-256 {sha256[:12]}): name that one, or embed the images again with this one"
+                f"--index {arguments.index} was made by another model ({facts.model}, "
+                f"SHA-256 {facts.model_sha256[:12]}) than {arguments.model} (SHA-256 {sha256[:12]}); "
+                "name that model, or embed the images again with this one"
             )
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         embeddings = model.embed([image for _, image in queries], facts.inference)
         matches = nearest_in(index.blocks(), embeddings, arguments.top)
         rows = index.rows
     root: Path = Path(facts.images) if arguments.images is None else arguments.images.expanduser().absolute()
-    console = Console(highlight=False, markup=False, emoji=False)  # a file's name may hold brackets and colons
+    # A file's name may contain brackets and colons.
+    console = Console(highlight=False, markup=False, emoji=False)
     for (file, _), found in zip(queries, matches, strict=True):
         console.print(_table(file, found, root))
     picture = io.BytesIO()
     search_picture(queries, matches, root).save(picture, "PNG")
     storage.write(out, picture.getvalue())
-    print(f"{len(queries)} image(s) looked for among {rows:,} ({facts.inference} path); drawn to {out}")
+    print(f"{len(queries)} image(s) searched for among {rows:,} ({facts.inference} path); drawn to {out}")
 
 
 def _read_query(file: Path) -> Image.Image:
     try:
         return read_image(file)
     except Undecodable as error:
-        raise InvalidInput(f"--query {file} can't be decoded ({error}): mend it, or give another image") from error
+        raise InvalidInput(f"--query {file} can't be decoded ({error}); fix it, or give another image") from error
 
 
 def _table(query: Path, found: Sequence[Match], root: Path) -> Table:
@@ -84,7 +102,7 @@ def _table(query: Path, found: Sequence[Match], root: Path) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code, 2 for input that can't be used."""
+    """Run the command and return its exit code: 2 for unusable input."""
     return exit_code(lambda: search(parser().parse_args(argv)))
 
 

@@ -1,6 +1,6 @@
-"""The exact nearest images of an index: every inner product is computed, some thousand rows at a time.
+"""Exact search in an index: all inner products are computed, a few thousand rows at a time.
 
-q queries, n rows of a block, D width of an embedding.
+q queries, n rows per block, D numbers per embedding.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Match(NamedTuple):
 
 
 def nearest_in(blocks: Iterable[tuple[list[str], np.ndarray]], queries: Tensor, top: int) -> list[list[Match]]:
-    """The most similar images of each query, most similar first; fewer than `top` where there are fewer.
+    """Return the `top` most similar images of each query, most similar first.
 
     Args:
-        blocks: paths and embeddings (n, D), L2-normalised; one of them is in memory at a time.
-        queries: (q, D), L2-normalised.
-        top: at least 1.
+        blocks: the paths and embeddings (n, D), L2-normalized; one block is in memory at a time.
+        queries: the embeddings of the queries (q, D), L2-normalized.
+        top: the number of images per query, at least 1.
     """
     best: list[list[Match]] = [[] for _ in queries]
     for paths, embeddings in blocks:

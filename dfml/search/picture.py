@@ -1,4 +1,4 @@
-"""Draws queries, each beside its nearest images."""
+"""A picture of queries, each next to its nearest images."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from pathlib import Path
 from PIL import Image
 
 from dfml.embed.folder import Undecodable, read_image
-from dfml.errors import InvalidInput
+from dfml.errors import InvalidInput, RunFailed
 from dfml.image_grid import Cell, Look, draw_grid
 from dfml.search.nearest import Match
 
-QUERY, FOUND, ITSELF = "#2563eb", "#c9d1d9", "#93b4f5"  # frames
+# Colors of the frames.
+QUERY, FOUND, ITSELF = "#2563eb", "#c9d1d9", "#93b4f5"
 LOOK = Look(side=168, gap=16, text=13, frame=2, apart=18)
 
 
 def search_picture(
     queries: Sequence[tuple[Path, Image.Image]], matches: Sequence[Sequence[Match]], root: Path
 ) -> Image.Image:
-    """A row a query: the query in a blue frame, then its nearest with rank and cosine.
+    """Draw one row per query: the query in a blue frame, then its matches with rank and cosine.
 
-    A query that lies in the index itself has a pale blue frame there. What isn't at its place any more is an empty field.
+    A match that is the query itself has a pale blue frame. An image that is missing is an empty
+    field.
 
     Args:
-        queries: their files and images.
-        matches: of each.
-        root: of the index's images.
+        queries: the files and images of the queries.
+        matches: the matches of each query.
+        root: the root of the index's images.
     """
     rows = []
     for (file, image), found in zip(queries, matches, strict=True):
@@ -36,7 +38,7 @@ def search_picture(
 
 
 def is_itself(root: Path, match: Match, query: Path) -> bool:
-    """Whether a match is the very file that was asked for."""
+    """Return whether a match is the query's own file."""
     return (root / match.path).resolve() == query.resolve()
 
 
@@ -52,5 +54,5 @@ def _cell(root: Path, match: Match, rank: int, itself: bool) -> Cell:
         return Cell(None, caption, frame, "gone")
     try:
         return Cell(LOOK.small(read_image(file)), caption, frame)
-    except (InvalidInput, Undecodable):
+    except (InvalidInput, RunFailed, Undecodable):
         return Cell(None, caption, frame, "unreadable")

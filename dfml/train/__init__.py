@@ -1,4 +1,4 @@
-"""Training: `training` is the loop; plain PyTorch, the same in one process, under torchrun, and in a Ray Train worker."""
+"""Training in plain PyTorch: in one process, under torchrun, or in a Ray Train worker."""
 
 from dfml.train.training import Training, TrainingDiverged
 

@@ -1,4 +1,4 @@
-"""How fast an epoch goes: images a second, the time lost in waiting for them, and the GPU memory it takes."""
+"""Throughput of an epoch: images per second, the time spent waiting for them, and GPU memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dfml.data.loader import Batch
 from dfml.distributed import max_over_ranks, sum_over_ranks
 
 
-class Pace:
-    """Measures an epoch, or what is left of one, at whose beginning it is made.
+class ThroughputMeter:
+    """Measure an epoch, or the rest of a resumed one. Create one at its start.
 
     Args:
-        device: where this rank computes.
+        device: the device of this rank.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class Pace:
             torch.cuda.reset_peak_memory_stats(device)
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; how long each is waited for is added up. Where the loader has no processes that is how long it is made."""
+        """Yield batches, and add up the time spent waiting for them (0 workers: building them)."""
         iterator = iter(batches)
         while True:
             began = time.perf_counter()
@@ -39,12 +39,12 @@ class Pace:
             self._images += len(batch[0])
             yield batch
 
-    def figures(self) -> dict[str, float]:
-        """The epoch's figures over all ranks, which must all call it once, at the end of its steps.
+    def metrics(self) -> dict[str, float]:
+        """Return the epoch's metrics over all ranks, which must all call it after the last step.
 
         Returns:
-            `images_per_second`; `data_wait_seconds`: of the rank that waited longest; `gpu_memory_bytes`: most that tensors took at
-            once, of the rank where that was most; only on GPUs.
+            `images_per_second`; `data_wait_seconds`: the longest wait of any rank; and, on GPUs
+            only, `gpu_memory_bytes`: the peak memory of tensors on any rank.
         """
         seconds = time.perf_counter() - self._began
         peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""The train loop. Plain PyTorch: it runs the same in one process, under torchrun, and in a Ray Train worker."""
+"""The training loop, the same in one process, under torchrun, and in a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from dfml.evaluate.accuracy import accuracy
 from dfml.losses import CONSTANTS
 from dfml.objective import Objective
 from dfml.recipe import Recipe
-from dfml.task import BEST_SCORE, SCORE, TASKS
+from dfml.task import BEST_SCORE, SCORE, TASKS, EpochMetrics
 from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
-from dfml.train.pace import Pace
+from dfml.train.pace import ThroughputMeter
 
-# With the publication's settings beside rate and weight decay.
+# With the publication's settings other than learning rate and weight decay.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
@@ -41,23 +41,23 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-# Called after each step with the epoch, the step and the epoch's steps, counted from 1, and the step's terms.
+# Called after each step with epoch and step (from 1), the number of steps, and the loss's terms.
 OnStep = Callable[[int, int, int, dict[str, Tensor]], None]
 
 
 CHECKPOINT_STEPS = 1000  # between two checkpoints within an epoch: minutes to an hour
-UNFINISHED = "unfinished.pt"
-FINITE_STEPS = 20  # between two looks at whether the loss is a number; a look waits for the device
+MID_EPOCH = "mid_epoch.pt"
+FINITE_STEPS = 20  # between two checks that the loss is finite; a check waits for the device
 
 
 @dataclass(frozen=True)
-class Unfinished:
-    """How far an epoch is that hasn't ended.
+class MidEpochState:
+    """The progress of an unfinished epoch.
 
     Attributes:
-        step: the last step done, counted from 1.
-        totals: sum over these steps of each of the loss's terms, the mean over ranks.
-        routing: `RouterTelemetry.state`.
+        step: the last finished step, counted from 1.
+        totals: the sum over these steps of each term of the loss, averaged over ranks.
+        routing: the result of `RouterTelemetry.state`.
     """
 
     step: int
@@ -66,25 +66,26 @@ class Unfinished:
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number; going on would be a waste."""
+    """The loss is no longer finite, so that continuing is pointless."""
 
 
 class Training:
     """One run of a recipe on one split of classes.
 
     Args:
-        recipe: what to compute.
-        train: images to train on.
-        validation: images to score each epoch on, or queries and the gallery they are looked for in; None for none.
-        device: where this rank computes.
-        loader_workers: processes that decode and augment, per rank; 0: in this process.
+        recipe: the recipe.
+        train: the images to train on.
+        validation: the images to score each epoch on, or queries and their gallery; None: no score.
+        device: the device of this rank.
+        loader_workers: the DataLoader workers per rank; 0: decode and augment in this process.
 
     Raises:
-        InvalidInput: the backbone or its weights can't be used, or a batch can't be filled, or not be divided among the ranks.
+        InvalidInput: the backbone or its weights can't be used, or a batch can't be filled, or
+            can't be divided among the ranks.
 
     Attributes:
-        figures: what the last finished epoch yielded; empty before the first.
-        unfinished: how far the epoch after it is, at its last checkpoint.
+        metrics: the metrics of the last finished epoch; empty before the first.
+        mid_epoch: the progress of the next epoch at its last checkpoint; None: no such checkpoint.
     """
 
     def __init__(
@@ -97,32 +98,35 @@ class Training:
     ) -> None:
         if recipe.batch_size < world_size():
             raise InvalidInput(
-                f"batch_size {recipe.batch_size} leaves some of {world_size()} workers without an image: make it {world_size()} or more"
+                f"batch_size {recipe.batch_size} leaves some of {world_size()} workers without an image; "
+                f"set it to {world_size()} or more"
             )
         self.recipe = recipe
         self.train = train
-        # Of the first batch: their shards are needed first anyway.
+        # From the first batch, whose shards are needed first anyway.
         self._probe = np.sort(self._order(epoch=1)[0][:PROBE_IMAGES])
-        torch.manual_seed(recipe.seed)  # proxies, routers and a linear head start the same on every rank
+        # Proxies, routers and a linear head start the same on every rank.
+        torch.manual_seed(recipe.seed)
         self.validation = EvaluationSet(validation) if isinstance(validation, ClassSubset) else validation
         self.device = device
         self.loader_workers = loader_workers
         self.model = build_model(recipe, class_names=[train.images.class_names[label] for label in train.classes])
-        # Channels last: convolutions run about 1.5 times as fast on CPUs, and on GPUs' tensor cores; ViTs don't mind.
-        self.objective = Objective(self.model, len(train.classes)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Channels last, convolutions run about 1.5 times as fast on CPUs, and on tensor cores.
+        objective = Objective(self.model, len(train.classes))
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         proxies = list(self.objective.metric_loss.parameters())
         proxy_rate = recipe.proxy_lr_multiplier if CONSTANTS[recipe.loss].proxies else 1.0
         groups = [{"params": list(self.model.parameters()), "rate": 1.0}, {"params": proxies, "rate": proxy_rate}]
         self.optimizer = OPTIMIZERS[recipe.optimizer](
             [group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay
         )
-        self.figures: dict[str, float] = {}
-        self.unfinished: Unfinished | None = None
+        self.metrics: EpochMetrics = {}
+        self.mid_epoch: MidEpochState | None = None
 
     @property
     def epoch(self) -> int:
-        """The last finished epoch, 0 before the first."""
-        return int(self.figures.get("epoch", 0))
+        """Return the last finished epoch; 0 before the first."""
+        return int(self.metrics.get("epoch", 0))
 
     def epochs(
         self,
@@ -131,15 +135,16 @@ class Training:
         on_checkpoint: Callable[[], None] | None = None,
         checkpoint_steps: int = CHECKPOINT_STEPS,
         on_validation: Callable[[], None] | None = None,
-    ) -> Iterator[dict[str, float]]:
-        """Train up to epoch `last` (the recipe's length without it); yields each epoch's figures, the same on all ranks but for the clock's.
+    ) -> Iterator[EpochMetrics]:
+        """Train, and yield each epoch's metrics (equal on all ranks, timings aside).
 
         Args:
-            last: number of the epoch.
-            on_step: called after each step.
-            on_checkpoint: called within an epoch after every `checkpoint_steps` steps; what `save` writes then goes on from there.
-            checkpoint_steps: an epoch of fewer has none.
-            on_validation: called before each epoch's score is computed.
+            last: the number of the last epoch; None: the recipe's last epoch.
+            on_step: the function to call after each step.
+            on_checkpoint: the function to call after every `checkpoint_steps` steps within an
+                epoch; a state that it saves with `save` resumes from there.
+            checkpoint_steps: the steps between mid-epoch checkpoints; shorter epochs have none.
+            on_validation: the function to call before each epoch's score is computed.
         """
         checkpoints = (on_checkpoint, checkpoint_steps) if on_checkpoint is not None else None
         for epoch in range(self.epoch + 1, (last or self.recipe.epochs) + 1):
@@ -155,20 +160,20 @@ class Training:
                 "train_seconds": trained - started,
                 "validation_seconds": time.perf_counter() - trained,
             }
-            self.figures = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
-            yield self.figures
+            self.metrics = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
+            yield self.metrics
 
     def _train_epoch(
         self, epoch: int, on_step: OnStep | None, checkpoints: tuple[Callable[[], None], int] | None
-    ) -> dict[str, float]:
+    ) -> EpochMetrics:
         recipe = self.recipe
         batches = self._order(epoch)
-        done = self.unfinished.step if self.unfinished else 0
+        done = self.mid_epoch.step if self.mid_epoch else 0
         loader = training_batches(
             self.train,
             batches[done:],
             recipe,
-            self.model.normalisation,
+            self.model.normalization,
             epoch,
             rank(),
             world_size(),
@@ -178,11 +183,11 @@ class Training:
         objective = self._distributed()
         telemetry = self._telemetry()
         totals: dict[str, Tensor] = {}
-        if self.unfinished:
-            totals = {name: total.to(self.device) for name, total in self.unfinished.totals.items()}
+        if self.mid_epoch:
+            totals = {name: total.to(self.device) for name, total in self.mid_epoch.totals.items()}
             if telemetry is not None:
-                telemetry.resume(self.unfinished.routing)
-        pace = Pace(self.device)
+                telemetry.resume(self.mid_epoch.routing)
+        pace = ThroughputMeter(self.device)
         for step, (pixels, labels) in enumerate(pace.timed(loader), start=done + 1):
             terms = self._train_step(
                 objective, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
@@ -197,24 +202,25 @@ class Training:
             if checkpoints is not None and step % checkpoints[1] == 0 and step < len(batches):
                 means = mean_over_ranks(torch.stack(list(totals.values())))
                 routing = telemetry.state() if telemetry is not None else {}
-                self.unfinished = Unfinished(step, dict(zip(totals, means, strict=True)), routing)
+                self.mid_epoch = MidEpochState(step, dict(zip(totals, means, strict=True)), routing)
                 checkpoints[0]()
-        self.unfinished = None
+        self.mid_epoch = None
         mean = mean_over_ranks(torch.stack(list(totals.values())) / len(batches)).tolist()
-        speed = pace.figures()  # all steps have been computed now, also on a GPU
+        # The mean has waited for the GPU: all steps are done.
+        speed = pace.metrics()
         for value in mean:
             self._check_finite(value, epoch, len(batches))
-        routers = {} if telemetry is None else telemetry.figures()
+        routers = {} if telemetry is None else telemetry.metrics()
         return {**dict(zip(totals, mean, strict=True)), **routers, **speed}
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):
             raise TrainingDiverged(
-                f"the loss is {loss} by step {step} of epoch {epoch} at learning rate {self.recipe.lr}: lower it"
+                f"the loss is {loss} by step {step} of epoch {epoch} at learning rate {self.recipe.lr}; lower the rate"
             )
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The global batches of an epoch, as members of `train`, (steps, batch_size)."""
+        """Return the global batches of an epoch as indices into `train`, (steps, batch_size)."""
         recipe, images = self.recipe, self.train.images
         return epoch_batches(
             self.train.targets,
@@ -227,11 +233,11 @@ class Training:
         )
 
     def _telemetry(self) -> RouterTelemetry | None:
-        """What follows the routers through an epoch; nothing where no router trains."""
+        """Create the telemetry of an epoch; None if no router trains."""
         recipe = self.recipe
         if recipe.routed_weight == 0:
             return None
-        (images, _), *_ = evaluation_batches(self.train, self._probe, recipe, self.model.normalisation, workers=0)
+        (images, _), *_ = evaluation_batches(self.train, self._probe, recipe, self.model.normalization, workers=0)
         return RouterTelemetry(self.model.backbone, images.to(self.device))
 
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -243,11 +249,11 @@ class Training:
         return terms
 
     def _distributed(self) -> nn.Module:
-        """The objective under DDP; wrapped anew each epoch, because warm-up changes which parameters have gradients."""
+        """Wrap the objective in DDP, in each epoch: warm-up changes which parameters train."""
         if not dist.is_initialized():
             return self.objective
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are running statistics of batch norms, which stay as pretrained: nothing to broadcast.
+        # The only buffers are running statistics of batch norms, which stay as pretrained.
         return DistributedDataParallel(self.objective, device_ids=device_ids, broadcast_buffers=False)
 
     def _set_learning_rate(self, epoch: int) -> float:
@@ -257,13 +263,13 @@ class Training:
         return lr
 
     def _best(self, epoch: int, scores: dict[str, float]) -> dict[str, float]:
-        """The best validation score so far and its epoch; nothing without validation."""
+        """Return the score, the best score so far, and its epoch; nothing without validation."""
         if not scores:
             return {}
         now = scores[TASKS[self.recipe.task].metric]
-        if now > self.figures.get(BEST_SCORE, -math.inf):
+        if now > self.metrics.get(BEST_SCORE, -math.inf):
             return {SCORE: now, BEST_SCORE: now, "best_epoch": epoch}
-        return {SCORE: now, BEST_SCORE: self.figures[BEST_SCORE], "best_epoch": self.figures["best_epoch"]}
+        return {SCORE: now, BEST_SCORE: self.metrics[BEST_SCORE], "best_epoch": self.metrics["best_epoch"]}
 
     def _validate(self) -> dict[str, float]:
         if self.validation is None:
@@ -273,20 +279,20 @@ class Training:
         return embed_set(self.validation, self.embed).score()
 
     def embed(self, subset: ClassSubset) -> Tensor:
-        """Embeddings of the recipe's inference path, (n, D), on every rank."""
+        """Return the embeddings (n, D) of the recipe's inference path, on every rank."""
         self.model.eval()
-        return embed(self.model, subset, self.recipe, self.model.normalisation, self.device, self.loader_workers)
+        return embed(self.model, subset, self.recipe, self.model.normalization, self.device, self.loader_workers)
 
     def save(self, directory: Path) -> None:
-        """Save all that `load` needs to go on: after the last finished epoch, or, called by `on_checkpoint`, within the next."""
-        save_training_state(directory, self.objective, self.optimizer, self.figures)
-        if self.unfinished is not None:
-            torch.save(asdict(self.unfinished), directory / UNFINISHED)
+        """Save the training state after an epoch or, called by `on_checkpoint`, within one."""
+        save_training_state(directory, self.objective, self.optimizer, self.metrics)
+        if self.mid_epoch is not None:
+            torch.save(asdict(self.mid_epoch), directory / MID_EPOCH)
 
     def load(self, directory: Path) -> None:
-        """Go on from what `save` wrote, in as many processes as there are now."""
-        self.figures = load_training_state(directory, self.objective, self.optimizer)
-        self.unfinished = None
-        if (directory / UNFINISHED).is_file():
-            state = torch.load(directory / UNFINISHED, map_location="cpu", weights_only=True)
-            self.unfinished = Unfinished(**state)
+        """Resume from a state that `save` wrote; the number of processes may have changed."""
+        self.metrics = load_training_state(directory, self.objective, self.optimizer)
+        self.mid_epoch = None
+        if (directory / MID_EPOCH).is_file():
+            state = torch.load(directory / MID_EPOCH, map_location="cpu", weights_only=True)
+            self.mid_epoch = MidEpochState(**state)

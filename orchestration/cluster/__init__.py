@@ -1,1 +1,1 @@
-"""The Ray cluster that a sweep runs on: which, what it holds, what a trial gets of it, and why one waits."""
+"""The Ray cluster of a sweep: connection, capacity, resources per trial, and why trials wait."""

@@ -1,6 +1,7 @@
-"""What a Ray cluster holds: the nodes it has, and those that its autoscaler may add.
+"""The capacity of a Ray cluster: the nodes it has, and the nodes that its autoscaler may add.
 
-Ray itself doesn't tell a driver how far a cluster can grow: only the autoscaler's own configuration does, which lies on the head.
+Ray doesn't report to a driver how far a cluster can grow: only the autoscaler's own configuration
+on the head holds that.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from typing import Any
 import ray
 import yaml
 
-PRIVATE = "dfml-private"  # label of the head of a cluster that lives only as long as the command that started it
+PRIVATE = "dfml-private"  # label of the head of a cluster that ends with the command that started it
 HEAD = "node:__internal_head__"  # a resource that the head of each cluster has
 HERE = "present"  # kind of nodes that no autoscaler manages
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes that are alike.
+    """A number of nodes of equal size.
 
     Attributes:
         kind: name of the autoscaler's node type.
-        count: how many.
-        cpus: CPU cores of each that Ray hands out.
-        gpus: GPUs of each.
+        count: number of nodes.
+        cpus: CPU cores per node that Ray allocates.
+        gpus: GPUs per node.
     """
 
     kind: str
@@ -37,7 +38,7 @@ class Nodes:
     gpus: int
 
     def workers(self, cpus: int, gpu: bool) -> int:
-        """How many workers of `cpus` cores, and a GPU if `gpu`, fit; each needs all that it needs from one node."""
+        """Return how many workers of `cpus` cores, and a GPU if `gpu`, fit; none spans nodes."""
         each = self.cpus // cpus
         return self.count * (min(each, self.gpus) if gpu else each)
 
@@ -47,11 +48,11 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an autoscaler may go.
+    """The limits of an autoscaler.
 
     Attributes:
-        kinds: its node types without the head's, `count` being the most there may be of each.
-        workers: the most nodes there may be of all of them.
+        kinds: its node types without the head's; `count` is the largest number of such nodes.
+        workers: the largest number of nodes of all these types together.
     """
 
     kinds: tuple[Nodes, ...] = ()
@@ -59,18 +60,18 @@ class Limits:
 
 
 def amount(cpus: float, gpus: float) -> str:
-    """ "2 GPUs and 8 CPU cores"."""
+    """Return a text such as "2 GPUs and 8 CPU cores"."""
     parts = [f"{gpus:g} GPU{'' if gpus == 1 else 's'}"] if gpus else []
     return " and ".join([*parts, f"{cpus:g} CPU core{'' if cpus == 1 else 's'}"])
 
 
 def workers_on(nodes: Iterable[Nodes], cpus: int, gpu: bool) -> int:
-    """Workers that fit on `nodes`."""
+    """Return the number of workers that fit on `nodes`."""
     return sum(each.workers(cpus, gpu) for each in nodes)
 
 
 def present() -> list[Nodes]:
-    """The nodes that are alive now, one entry each; the head is the first."""
+    """Return the nodes that are alive now, one entry per node; the head is the first."""
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: HEAD not in node["Resources"])
     return [
         Nodes(HERE, 1, int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0))) for node in alive
@@ -78,9 +79,10 @@ def present() -> list[Nodes]:
 
 
 def grown(now: list[Nodes], limits: Limits) -> list[Nodes]:
-    """The nodes of the largest cluster that `now` can become; those with the most GPUs come first where not all fit in.
+    """Return the nodes of the largest cluster that `now` can grow to.
 
-    A node of `now` counts as one of the autoscaler's if it is of the size of one of its types.
+    If not all types fit, nodes with more GPUs come first. A node of `now` counts as one of the
+    autoscaler's if it has the size of one of its types.
     """
     sizes = {(kind.cpus, kind.gpus) for kind in limits.kinds}
     fixed = [node for i, node in enumerate(now) if i == 0 or (node.cpus, node.gpus) not in sizes]
@@ -92,12 +94,15 @@ def grown(now: list[Nodes], limits: Limits) -> list[Nodes]:
 
 
 def is_private() -> bool:
-    """Whether the connected cluster was started by a sweep for itself."""
+    """Return whether a sweep started the connected cluster for itself."""
     return any(PRIVATE in (node["Labels"] or {}) for node in ray.nodes() if node["Alive"])
 
 
 def limits() -> Limits:
-    """How far the connected cluster's autoscaler may go; nothing where it has none. Read once: it takes a task on the head."""
+    """Return the limits of the connected cluster's autoscaler; empty limits if there is none.
+
+    They are read once, since that takes a task on the head.
+    """
     return Limits() if is_private() else _limits(ray.get_runtime_context().gcs_address)
 
 
@@ -109,7 +114,10 @@ def _limits(gcs_address: str) -> Limits:
 
 
 def limits_of(config: dict[str, Any]) -> Limits:
-    """The limits that an autoscaler's configuration sets. Types that don't say what they hold (own machines) are left out."""
+    """Return the limits in an autoscaler's configuration.
+
+    Node types without resources (as for own machines) are left out.
+    """
     kinds = tuple(
         Nodes(name, kind.get("max_workers", config["max_workers"]), int(held.get("CPU", 0)), int(held.get("GPU", 0)))
         for name, kind in config["available_node_types"].items()
@@ -119,16 +127,17 @@ def limits_of(config: dict[str, Any]) -> Limits:
 
 
 def autoscaling_config(gcs_address: str) -> dict[str, Any] | None:
-    """The configuration of the autoscaler that serves the cluster of `gcs_address`; runs on its head.
+    """Return the configuration of the autoscaler of the cluster at `gcs_address`; runs on its head.
 
-    Both versions of the autoscaler are started by `ray start --autoscaling-config=FILE`, on Kubernetes both read the RayCluster.
+    `ray start --autoscaling-config=FILE` starts both versions of the autoscaler; on Kubernetes both
+    read the RayCluster.
     """
     if "KUBERNETES_SERVICE_HOST" in os.environ and (name := os.environ.get("RAY_CLUSTER_NAME")):
         return _of_kuberay(name)
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = process.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         flags = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--") and "=" in word)
         if flags.get("gcs-address") == gcs_address and flags.get("autoscaling-config"):
@@ -137,10 +146,13 @@ def autoscaling_config(gcs_address: str) -> dict[str, Any] | None:
 
 
 def _of_kuberay(name: str) -> dict[str, Any] | None:
-    """As KubeRay's autoscaler derives it from the RayCluster `name`; KubeRay lets a head read that only if it runs an autoscaler."""
+    """Derive the configuration from the RayCluster `name`, as KubeRay's autoscaler does.
+
+    KubeRay lets a head read the RayCluster only if the head runs an autoscaler.
+    """
     import requests
-    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+    from orchestration.cluster.ray_internals import KubernetesHttpApiClient, _derive_autoscaling_config_from_ray_cr
 
     namespace = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
     if not namespace.exists():

@@ -1,4 +1,4 @@
-"""Why a trial waits: what it needs, what is free, who holds the rest, and whether more is to come."""
+"""The reason why a trial waits: its needs, free and held resources, and nodes to be added."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from collections import defaultdict
 from typing import Any
 
 import ray
-from ray._private import state
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.util import placement_group_table
 
 from orchestration.cluster.capacity import HERE, Nodes, amount, grown, limits, present, workers_on
-from orchestration.cluster.share import Share
+from orchestration.cluster.ray_internals import (
+    DEBUG_AUTOSCALING_STATUS,
+    _internal_kv_get,
+    available_resources_per_node,
+    get_cluster_status,
+    jobs,
+)
+from orchestration.cluster.resources import TrialResources
 
 JOB_HEX = 8  # a placement group's id ends with that of the job that made it
 
 
-def waiting_for(share: Share) -> str | None:
-    """Why no trial can be placed now, in a sentence; None where one could be.
+def waiting_for(resources: TrialResources) -> str | None:
+    """Return the reason why no trial can be placed now, in one sentence; None if one can.
 
-    A few calls to the GCS, some milliseconds.
+    This makes a few calls to the GCS, which take milliseconds.
     """
     free = [
         Nodes(HERE, 1, int(held.get("CPU", 0)), int(held.get("GPU", 0)))
-        for held in state.available_resources_per_node().values()
+        for held in available_resources_per_node().values()
     ]
-    if workers_on(free, share.cpus, share.gpu) >= share.min_workers:
+    if workers_on(free, resources.cpus, resources.gpu) >= resources.min_workers:
         return None
     now = present()
-    worker = amount(share.cpus, int(share.gpu))
-    fewest = f" (at least {share.min_workers})" if share.min_workers < share.workers else ""
+    worker = amount(resources.cpus, int(resources.gpu))
+    fewest = f" (at least {resources.min_workers})" if resources.min_workers < resources.workers else ""
     parts = [
-        f"a trial needs {share.workers} worker(s){fewest} with {worker} each, all of a worker's on one node",
+        f"a trial needs {resources.workers} worker(s){fewest} with {worker} each, and a worker can't span nodes",
         f"the cluster has {_sum(now)} on {len(now)} node(s), of which {_sum(free)} are free",
         *_holders(),
-        _growth(share, now),
+        _growth(resources, now),
     ]
     return "; ".join(parts)
 
@@ -48,7 +51,7 @@ def _sum(nodes: list[Nodes]) -> str:
 
 
 def _holders() -> list[str]:
-    """Who holds how much in placement groups, as workers of trials do; Ray doesn't tell of single tasks."""
+    """Describe the jobs that hold resources in placement groups; Ray doesn't list single tasks."""
     held: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for group in placement_group_table().values():
         if group["state"] != "CREATED":
@@ -58,9 +61,9 @@ def _holders() -> list[str]:
             held[job][0] += bundle.get("CPU", 0)
             held[job][1] += bundle.get("GPU", 0)
     own = ray.get_runtime_context().get_job_id()
-    jobs = {job["JobID"]: job for job in state.jobs()} if held.keys() - {own} else {}
+    known = {job["JobID"]: job for job in jobs()} if held.keys() - {own} else {}
     return [
-        f"{amount(*held[job])} are held by {'this sweep' if job == own else _job(job, jobs.get(job))}"
+        f"{amount(*held[job])} are held by {'this sweep' if job == own else _job(job, known.get(job))}"
         for job in sorted(held, key=lambda job: job != own)
         if any(held[job])
     ]
@@ -73,8 +76,8 @@ def _job(number: str, job: dict[str, Any] | None) -> str:
     return f"job {number} ({command}, from {job['DriverIPAddress']})"
 
 
-def _growth(share: Share, now: list[Nodes]) -> str:
-    """What the autoscaler may add, what it is starting, and what it couldn't start."""
+def _growth(resources: TrialResources, now: list[Nodes]) -> str:
+    """Describe the nodes that the autoscaler may add, is starting, or failed to start."""
     most = limits()
     kinds = {kind.kind for kind in most.kinds}
     largest = grown(now, most)
@@ -82,8 +85,8 @@ def _growth(share: Share, now: list[Nodes]) -> str:
     if not kinds:
         return "no autoscaler adds nodes here"
     if more <= 0:
-        return "the autoscaler has no node left to add"
-    fitting = [each for each in largest if each.kind in kinds and each.workers(share.cpus, share.gpu)]
+        return "the autoscaler can't add any more nodes"
+    fitting = [each for each in largest if each.kind in kinds and each.workers(resources.cpus, resources.gpu)]
     if not fitting:
         return "no node that the autoscaler may add is large enough for a worker"
     starting, failed = _launches()
@@ -96,7 +99,10 @@ def _growth(share: Share, now: list[Nodes]) -> str:
 
 
 def _launches() -> tuple[int, str]:
-    """Nodes that are being started, and why the last launch failed; each version of the autoscaler reports in its own way."""
+    """Return the number of nodes being started, and why the last launch failed.
+
+    Each version of the autoscaler has its own report.
+    """
     if status := _internal_kv_get(DEBUG_AUTOSCALING_STATUS):  # version 1
         report = json.loads(status).get("autoscaler_report") or {}
         starting = sum((report.get("pending_launches") or {}).values()) + len(report.get("pending_nodes") or [])

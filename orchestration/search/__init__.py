@@ -1,1 +1,1 @@
-"""What is searched and how: spaces, Optuna's sampler and study, ASHA, the budget."""
+"""The search: spaces, Optuna's sampler and study, ASHA, and the budget."""

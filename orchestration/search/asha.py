@@ -1,4 +1,4 @@
-"""ASHA as the scheduler, which knows the rungs that earlier sessions of a sweep filled."""
+"""The scheduler: ASHA, with the rungs that earlier sessions of a sweep filled."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler
 
 from dfml.task import BEST_SCORE
-from orchestration.records import TrialRecord
+from orchestration.job import job_in
+from orchestration.sweep_folder.records import TrialRecord
 
-# Compared on recorded curves (benchmarks/search.py). An epoch after warm-up the later winners are often not in the better half yet, so
-# that half of the searches never let one end; two epochs after it 2 % didn't. At a factor of 3 more are lost.
-REDUCTION_FACTOR = 2  # a rung lets the better half of the trials seen there go on
-TELLING = 2  # epochs after warm-up that tell trials apart; in a short training fewer must do
+# Compared on recorded curves (benchmarks/search.py). One epoch after warm-up the later winners are
+# often not in the better half yet: with the first rung there, half of the searches stopped all of
+# them; two epochs after warm-up, 2 % did. A factor of 3 loses more winners.
+REDUCTION_FACTOR = 2  # a rung lets the better half of the trials seen there continue
+MIN_EPOCHS_AFTER_WARM_UP = 2  # epochs after warm-up that distinguish trials; a short training has fewer
 
 
 class ResumableASHA(ASHAScheduler):
-    """ASHA that knows the rungs which earlier sessions of the sweep filled; Ray doesn't save them."""
+    """Run ASHA with the rungs of earlier sessions of the sweep; Ray doesn't save them."""
 
     def __init__(
         self,
@@ -26,9 +28,9 @@ class ResumableASHA(ASHAScheduler):
         epochs: int,
         warm_epochs: int,
         reduction_factor: float = REDUCTION_FACTOR,
-        telling: int = TELLING,
+        telling: int = MIN_EPOCHS_AFTER_WARM_UP,
     ) -> None:
-        # max_t lies beyond the last epoch: a trial ends by itself there and isn't killed before its last checkpoint is in.
+        # max_t is after the last epoch: a trial ends by itself, once its last checkpoint is saved.
         super().__init__(
             time_attr="epoch",
             metric=BEST_SCORE,
@@ -44,15 +46,18 @@ class ResumableASHA(ASHAScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        for figures in self._cut.get(trial.config.get("number"), []):
-            super().on_trial_result(tune_controller, trial, figures)
+        for metrics in self._cut.get(job_in(trial.config).number, []):
+            super().on_trial_result(tune_controller, trial, metrics)
 
     def _replay(self, trial: Any, epochs: list[dict[str, Any]]) -> None:
         super().on_trial_add(None, trial)
-        for figures in epochs:
-            super().on_trial_result(None, trial, figures)
+        for metrics in epochs:
+            super().on_trial_result(None, trial, metrics)
 
 
-def first_rung(epochs: int, warm_epochs: int, telling: int = TELLING) -> int:
-    """The epoch after which trials may be stopped: never inside warm-up, in which all look alike, and at most the last."""
+def first_rung(epochs: int, warm_epochs: int, telling: int = MIN_EPOCHS_AFTER_WARM_UP) -> int:
+    """Return the first epoch after which trials may be stopped; at most the last epoch.
+
+    It is after the warm-up, during which trials hardly differ.
+    """
     return warm_epochs + max(1, min(telling, (epochs - warm_epochs) // 2))

@@ -1,4 +1,4 @@
-"""What a search may cost."""
+"""The budget of a search."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ HOURS = {"h": 1.0, "min": 1 / 60}
 
 
 class Budget(BaseModel):
-    """A limit to the search; the retraining of the winner comes on top. Exactly one of the two is set.
+    """A limit of the search, in hours or in epochs; the winner's retraining isn't included.
 
     Attributes:
-        hours: of wall-clock time.
-        epochs: of all trials together.
+        hours: hours of wall-clock time; None if the limit is in epochs.
+        epochs: epochs of all trials together; None if the limit is in hours.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,16 +29,16 @@ class Budget(BaseModel):
 
 
 def parse_budget(text: str) -> Budget:
-    """ "12h", "90min" or "300epochs".
+    """Parse a budget such as "12h", "90min" or "300epochs".
 
     Raises:
-        InvalidInput: it is none of these.
+        InvalidInput: the text has another form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(h|min|epochs?)", text.strip())
     number = float(found[1]) if found else 0.0
     if not found or number <= 0 or (found[2].startswith("epoch") and not number.is_integer()):
         raise InvalidInput(
-            f"--budget {text!r} isn't a budget: give hours, minutes or epochs, such as 12h, 90min or 300epochs"
+            f"--budget {text!r} isn't a budget; give hours, minutes or epochs, such as 12h, 90min or 300epochs"
         )
     if found[2].startswith("epoch"):
         return Budget(epochs=int(number))

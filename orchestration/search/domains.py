@@ -1,4 +1,4 @@
-"""What one name of a search space may be: a choice of values, a range, or a schedule with values of its own."""
+"""The domains of a search space: a choice of values, a range, or a choice of schedules."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dfml.schedule import SCHEDULES
 if TYPE_CHECKING:
     import optuna
 
-GOLDEN = 0.381966  # of a range: no round number in most
-MANY = 256  # integers in a range; of more only the ends are tried when a space is read
+GOLDEN = 0.381966  # probe point as a share of a range, chosen so that it is rarely an integer
+MANY = 256  # integers in a range; if there are more, only its ends are checked when a space is read
 
-Scalar = bool | int | float | str | None  # None: as where a recipe leaves it out
+Scalar = bool | int | float | str | None  # None: the recipe omits the value
 
 
 class Model(BaseModel):
@@ -29,18 +29,18 @@ class Choice(Model):
     @classmethod
     def _not_empty(cls, choice: list[Scalar]) -> list[Scalar]:
         if not choice:
-            raise ValueError("choice is empty: list at least one value")
+            raise ValueError("choice is empty; list at least one value")
         return choice
 
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         return trial.suggest_categorical(name, self.choice)
 
     def extremes(self) -> list[Scalar]:
-        """Values that must all be legal for the whole domain to be."""
+        """Return values whose legality implies that of the whole domain."""
         return self.choice
 
     def drawn(self) -> list[Scalar]:
-        """Values as Optuna draws them."""
+        """Return values as Optuna samples them."""
         return self.choice
 
     def __contains__(self, value: object) -> bool:
@@ -55,7 +55,7 @@ class Range(Model):
     @model_validator(mode="after")
     def _ordered(self) -> Range:
         if not self.low < self.high or not math.isfinite(self.high):
-            raise ValueError(f"low {self.low} must be below high {self.high}")
+            raise ValueError(f"low {self.low} must be less than high {self.high}")
         if self.log and self.low <= 0:
             raise ValueError(f"low {self.low} must be above 0 for a logarithmic range")
         return self
@@ -70,13 +70,17 @@ class Range(Model):
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def extremes(self) -> list[Scalar]:
-        """Of integers all, since one between may not go with another value: a batch size with images a class."""
+        """Return values whose legality implies that of the whole domain.
+
+        For integers, that is every value: one in between may be illegal with another field
+        (batch_size with images_per_class).
+        """
         if self.integers and self.high - self.low < MANY:
             return list(range(int(self.low), int(self.high) + 1))
         return [self.low, self.high]
 
     def drawn(self) -> list[Scalar]:
-        """Values as Optuna draws them, no integers among them where it draws real numbers."""
+        """Return values as Optuna samples them: no integers if it samples real numbers."""
         return [self.low, self.high] if self.integers else [self.low + GOLDEN * (self.high - self.low)]
 
     def __contains__(self, value: object) -> bool:
@@ -86,7 +90,7 @@ class Range(Model):
 
 
 def _domain_kind(domain: Any) -> str:
-    """Which of the three a domain is meant to be, so that messages speak of that one only."""
+    """Return which of the three kinds a domain is, so that messages are about that kind only."""
     choice = domain.get("choice") if isinstance(domain, dict) else getattr(domain, "choice", None)
     if isinstance(choice, dict):
         return "schedule"
@@ -97,7 +101,7 @@ Values = Annotated[Annotated[Choice, Tag("choice")] | Annotated[Range, Tag("rang
 
 
 class ScheduleChoice(Model):
-    """A decay schedule, and the values of the kind that was chosen."""
+    """A choice of decay schedules, each with the domains of its own values."""
 
     choice: dict[str, dict[str, Values]]
 
@@ -105,18 +109,18 @@ class ScheduleChoice(Model):
     @classmethod
     def _known(cls, choice: dict[str, dict[str, Choice | Range]]) -> dict[str, dict[str, Choice | Range]]:
         if not choice:
-            raise ValueError(f"choice is empty: list at least one of {', '.join(SCHEDULES)}")
+            raise ValueError(f"choice is empty; list at least one of {', '.join(SCHEDULES)}")
         for kind, values in choice.items():
             if kind not in SCHEDULES:
-                raise ValueError(f"there is no schedule {kind!r}: choose among {', '.join(SCHEDULES)}")
+                raise ValueError(f"there is no schedule {kind!r}; choose from {', '.join(SCHEDULES)}")
             allowed = set(SCHEDULES[kind].model_fields) - {"kind"}
             if unknown := sorted(set(values) - allowed):
                 has = ", ".join(sorted(allowed)) or "no values of its own"
-                raise ValueError(f"schedule {kind!r} has no {unknown[0]!r}: it has {has}")
+                raise ValueError(f"schedule {kind!r} has no value {unknown[0]!r}; it has {has}")
         return choice
 
     def extremes(self) -> list[Any]:
-        """As `Choice.extremes`, in the form that a recipe has."""
+        """Return the extremes of each kind's values, in the form of a recipe."""
         return [
             {"kind": kind, name: value}
             for kind, values in self.choice.items()

@@ -1,6 +1,7 @@
-"""What a sweep optimises: the task's score, and on request the FLOPs of routed inference against it.
+"""The objectives of a sweep: the task's score, and optionally the FLOPs of routed inference.
 
-With both there is no one best trial but a Pareto front. ASHA, and the choice of the winner, look at the score only.
+With both there isn't one best trial but a Pareto front. ASHA and the choice of the winner use the
+score only.
 """
 
 from __future__ import annotations
@@ -8,28 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from orchestration.records import TrialRecord
+from orchestration.sweep_folder.records import TrialRecord
 
-Objective = Literal["score", "flops"]  # R@1 or top-1, to be raised; FLOPs of an image, to be lowered
+Objective = Literal["score", "flops"]  # R@1 or top-1, to be raised; FLOPs per image, to be lowered
 SCORE_ALONE: tuple[Objective, ...] = ("score",)
 
 
 def directions(objectives: Sequence[Objective]) -> list[Literal["maximize", "minimize"]]:
-    """In Optuna's words."""
+    """Return the directions of objectives by their names in Optuna."""
     return ["maximize" if objective == "score" else "minimize" for objective in objectives]
 
 
 def values_of(record: TrialRecord, objectives: Sequence[Objective]) -> list[float] | None:
-    """A trial's value of each objective; None where it has no score, or its FLOPs weren't counted."""
+    """Return a trial's value of each objective; None if it lacks a score or FLOPs."""
     found = [record.best if objective == "score" else record.flops for objective in objectives]
     known = [value for value in found if value is not None]
     return known if len(known) == len(found) else None
 
 
 def pareto_front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials that no other beats: none has as much score for as few FLOPs, and more of one or less of the other. By falling score.
+    """Return the Pareto front of score and FLOPs, in descending order of score.
 
-    Trials that were stopped early are among them: their best checkpoint has that score at those FLOPs.
+    It includes trials that were stopped early: their best checkpoint has that score.
     """
     points = {
         record.number: (-values[0], values[1])  # less is better in both

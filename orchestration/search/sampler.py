@@ -1,4 +1,4 @@
-"""Optuna's TPE with a randomness of its own for each trial, which doesn't propose the same again."""
+"""Optuna's TPE with a random state per trial, and without repeated proposals."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
 
-# Compared on recorded curves (benchmarks/search.py), where most settings differ by less than seeds do: Optuna's defaults, but for ALIKE.
-STARTUP_TRIALS = 10  # at random, before there is something to model
-ALIKE = 0.1  # of a value's range
-DRAWS = 8  # then a likeness is taken: a small space has nothing else left
+# Compared on recorded curves (benchmarks/search.py), on which most settings differ by less than
+# seeds do. All but ALIKE and DRAWS are Optuna's defaults.
+STARTUP_TRIALS = 10  # random trials before the first model
+ALIKE = 0.1  # share of a value's range
+DRAWS = 8  # attempts; then a similar configuration is accepted, as a small space may have no other
 
 
-class TPEByNumber(BaseSampler):
-    """TPE whose randomness depends on (seed, trial number) alone.
+class ReproducibleTPESampler(BaseSampler):
+    """Sample by TPE with a random state that depends on (seed, trial number) alone.
 
-    What trial n samples is then a function of the seed and the results before it, whether or not the sweep was
-    interrupted in between. Trials that run at the same time count as poor (Optuna's constant liar).
+    The sample of trial n is then a function of the seed and the results before it, whether or not
+    the sweep was interrupted. Trials that run at the same time count as poor (Optuna's constant
+    liar).
 
-    TPE likes to come back to where it did well. A trial there would tell next to nothing new, so it is drawn again.
+    TPE tends to return to a good configuration. A trial that is almost the same would add hardly
+    any information, so such a proposal is drawn again.
 
     Args:
-        seed: of the sweep.
-        alike: two configurations are, where all choices are the same and each other value differs by less than this share of its range.
-        settings: of Optuna's TPE.
+        seed: the sweep's seed.
+        alike: two configurations are alike if all choices are the same and each other value differs
+            by less than this share of its range.
+        settings: settings of Optuna's TPE.
     """
 
     def __init__(self, seed: int, alike: float = ALIKE, **settings: Any) -> None:
@@ -35,18 +39,21 @@ class TPEByNumber(BaseSampler):
         self._settings = {"n_startup_trials": STARTUP_TRIALS} | settings
         self._sampler = self._of(0)
         self._intersection = IntersectionSearchSpace(include_pruned=True)
-        self._shared: set[str] = set()  # names that all trials have; the others belong to some kinds of schedule
+        # Names that all trials have; the others belong to some kinds of schedule.
+        self._shared: set[str] = set()
 
     def _of(self, number: int) -> TPESampler:
-        # Optuna wants one integer below 2³²; large odd steps keep neighbouring seeds and trials apart.
+        # Optuna takes one integer below 2³²; large odd steps separate neighboring seeds and trials.
         mixed = (self._seed * 0x9E3779B1 + number * 0x85EBCA77) % 2**32
         return TPESampler(seed=mixed, **self._settings)
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         self._sampler = self._of(trial.number)
-        if len(study.directions) > 1:  # where Optuna's own default is to sample each value alone
+        # With several objectives Optuna's default is to sample each value independently.
+        if len(study.directions) > 1:
             return {}
-        self._shared = set(self._intersection.calculate(study))  # from what is new since the trial before
+        # Updated by the trials since the last call.
+        self._shared = set(self._intersection.calculate(study))
         known: dict[str, Any] = {}
         for one in study.get_trials(deepcopy=False):
             known |= one.distributions
@@ -61,7 +68,7 @@ class TPEByNumber(BaseSampler):
             kin = [one for one in earlier if values and self._are_alike(one, values)]
             if not kin:
                 break
-            # So far alike, the schedule's kind among it; what is left are the values of that kind.
+            # Alike so far, including the schedule's kind; the values of that kind remain.
             of_kind = {
                 name: search_space[name] for name in kin[-1].params if name in search_space.keys() - values.keys()
             }
@@ -71,7 +78,7 @@ class TPEByNumber(BaseSampler):
         return values
 
     def _are_alike(self, earlier: Any, values: dict[str, Any]) -> bool:
-        """Whether a trial has such values; it may have others besides."""
+        """Return whether a trial has values like these; it may have other values too."""
         return all(
             name in earlier.params and _distance(earlier.distributions[name], earlier.params[name], value) < self._alike
             for name, value in values.items()
@@ -82,7 +89,7 @@ class TPEByNumber(BaseSampler):
 
 
 def _distance(distribution: Any, a: Any, b: Any) -> float:
-    """Between two values, as a share of the range; 0 or 1 in a choice."""
+    """Return the distance between two values as a share of the range; 0 or 1 in a choice."""
     if isinstance(distribution, CategoricalDistribution):
         return float(a != b)
     scale = math.log if distribution.log else float

@@ -1,116 +1,95 @@
-"""Optuna as Tune's searcher, rebuilt from records when a sweep is resumed."""
+"""Optuna as Tune's searcher; the study is rebuilt from records when a sweep is resumed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from optuna.storages import InMemoryStorage
 from ray.tune.search import Searcher
 
 from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
-from orchestration.records import State, TrialRecord
-from orchestration.reports import FAILED, UNFIT
+from orchestration.callback import SweepCallback
+from orchestration.job import SweepSettings, TrialJob, config_of
 from orchestration.search.objectives import SCORE_ALONE, Objective
-from orchestration.search.sampler import TPEByNumber
+from orchestration.search.sampler import ReproducibleTPESampler
 from orchestration.search.space import SearchSpace
 from orchestration.search.study import SweepStudy
+from orchestration.sweep_folder.records import TrialRecord
 
 
-class OptunaSearcher(Searcher):
-    """Asks Optuna for configurations and tells it each epoch's score: Tune's interface.
+class OptunaSearcher(Searcher, SweepCallback):
+    """Suggest configurations by Optuna, and learn their results as a callback of the sweep.
 
-    Ray's own OptunaSearch tells a trial that ASHA stopped as if it had ended with what it reached.
+    Ray's own OptunaSearch reports a trial that ASHA stopped as if it had ended with the score it
+    reached. This study gets the records instead: Tune's own reports are ignored, so that only
+    `trials/recorder.py` decides how a trial ended.
 
     Args:
-        space: what is sampled.
-        sampler: of Optuna's.
-        job: the same for all trials: where data and results are, what a trial gets of the cluster, and `epochs`.
-        records: of earlier sessions, in the order of their numbers. Those that were cut come first, with their numbers.
-        objectives: what is optimised, the score first.
-        is_over: says when no more trials are to be started.
+        space: the search space.
+        sampler: a sampler of Optuna.
+        settings: settings of all trials.
+        epochs: epochs of a trial that isn't stopped.
+        records: records of earlier sessions, in the order of their numbers. Interrupted trials are
+            suggested first, with their numbers.
+        objectives: the objectives, the score first.
+        is_over: returns whether no more trials are to be started.
     """
 
     def __init__(
         self,
         space: SearchSpace,
         sampler: BaseSampler,
-        job: dict[str, Any],
+        settings: SweepSettings,
+        epochs: int,
         records: Sequence[TrialRecord],
-        objectives: Sequence[Objective],
+        objectives: Sequence[Objective] = SCORE_ALONE,
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(metric=BEST_SCORE, mode="max")
         self._space = space
-        self._job = job
+        self._settings = settings
+        self._epochs = epochs
         self._objectives = objectives
         self._is_over = is_over
-        self._trials = SweepStudy(InMemoryStorage(), space, objectives, records)
-        self._trials.study.sampler = sampler
+        self.sweep_study = SweepStudy(space, objectives, records)
+        self.sweep_study.study.sampler = sampler
         for parameters in space.first_untried([record.parameters for record in records]):
-            self._trials.study.enqueue_trial(parameters)
-        self._cut = [record for record in records if record.state == "running"]
-        self._running: dict[str, _Running] = {}  # by Tune's name of the trial
+            self.sweep_study.study.enqueue_trial(parameters)
+        self._interrupted = [record for record in records if record.state == "running"]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's configuration: `number`, `parameters`, `recipe`, `flops` and `job`; or Tune's word that there is none."""
+        """Return the configuration of the next trial's job; or Tune's value for no more trials."""
         if self._is_over():
             return str(Searcher.FINISHED)
-        if self._cut:
-            record = self._cut.pop(0)
-            number, recipe, flops, score = record.number, record.recipe, record.flops, record.best
+        if self._interrupted:
+            record = self._interrupted.pop(0)
+            number, recipe, flops = record.number, record.recipe, record.flops
         else:
-            trial = self._trials.study.ask()
-            sampled = self._space.suggest(trial)
-            number, recipe, score = trial.number, sampled.model_dump(mode="json"), None
-            flops = _flops(sampled) if "flops" in self._objectives else None
-        self._running[trial_id] = _Running(number, flops, score)
+            trial = self.sweep_study.study.ask()
+            number, recipe = trial.number, self._space.suggest(trial)
+            flops = _flops(recipe) if "flops" in self._objectives else None
+            self.sweep_study.describe(number, recipe, flops)
         parameters = self._space.parameters_in(recipe)
-        return {"number": number, "parameters": parameters, "recipe": recipe, "flops": flops, "job": self._job}
+        return config_of(TrialJob(self._settings, number, parameters, recipe, self._epochs, flops))
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        running = self._running[trial_id]
-        running.failed |= FAILED in result
-        running.unfit |= result.get(UNFIT, False)
-        if BEST_SCORE in result:
-            running.epoch, running.score = result["epoch"], result[BEST_SCORE]
-            self._trials.report(running.number, running.epoch, running.score)
+    def epoch_ended(self, record: TrialRecord, last: int) -> None:
+        self.sweep_study.report(record)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self.sweep_study.end(record)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id not in self._running:
-            return  # Tune tells of some ends twice
-        if result is not None:
-            self.on_trial_result(trial_id, result)  # a last one comes here only
-        running = self._running.pop(trial_id)
-        found = [running.score if objective == "score" else running.flops for objective in self._objectives]
-        values = [value for value in found if value is not None]
-        state: State = "finished" if running.epoch >= self._job["epochs"] else "stopped"
-        if error or running.failed or len(values) < len(found):
-            state = "failed"
-        self._trials.end(running.number, state, values, unfit=running.unfit)
+        """Do nothing: the trial's record reports its end to the study."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune saves searchers every few seconds; ours begins from the records, so there is nothing to keep."""
+        """Write an empty file: Tune saves searchers often, but this one is rebuilt from records."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a sweep is resumed from its records")
-
-
-@dataclass
-class _Running:
-    """A trial under way: what it has told so far."""
-
-    number: int
-    flops: float | None
-    score: float | None
-    epoch: int = 0
-    failed: bool = False
-    unfit: bool = False
 
 
 def _flops(recipe: Recipe) -> float:
@@ -122,10 +101,11 @@ def _flops(recipe: Recipe) -> float:
 def searcher(
     space: SearchSpace,
     seed: int,
-    job: dict[str, Any],
+    settings: SweepSettings,
+    epochs: int,
     records: Sequence[TrialRecord],
     objectives: Sequence[Objective] = SCORE_ALONE,
     is_over: Callable[[], bool] = lambda: False,
 ) -> OptunaSearcher:
-    """The searcher of a sweep: TPE from the trials that there are, then the space's `first`."""
-    return OptunaSearcher(space, TPEByNumber(seed), job, records, objectives, is_over)
+    """Return the searcher of a sweep: TPE on the known trials, after the space's `first`."""
+    return OptunaSearcher(space, ReproducibleTPESampler(seed), settings, epochs, records, objectives, is_over)

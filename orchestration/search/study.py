@@ -1,14 +1,16 @@
-"""Optuna's view of a sweep's trials: what the sampler learns from, and the file that optuna-dashboard opens.
+"""Optuna's study of a sweep, for the sampler, and as a file for optuna-dashboard.
 
     optuna-dashboard sweeps/emoji/study.log
 
-Records (`records.py`) stay the truth and studies are made from them. A study can't be mended where a crash leaves a trial half
-told, nor take a choice that a widened space adds a value to; and Optuna's own storages need a server or a file system with locks,
-where a sweep's folder may lie on S3.
+The study is built from the records (`records.py`) when a session begins. A stored study couldn't be
+repaired if a crash left a trial half reported, nor could a widened space add a value to a choice;
+and Optuna's own storages need a server or a file system with locks, while a sweep's folder may be
+on S3.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import warnings
@@ -18,103 +20,114 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from dfml import storage as places
+from dfml import storage as files
+from dfml.errors import InvalidInput
+from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
-from orchestration import layout
-from orchestration.records import State, TrialRecord
+from orchestration.callback import SweepCallback
 from orchestration.search.domains import Choice, Range
 from orchestration.search.objectives import Objective, directions, values_of
 from orchestration.search.space import SearchSpace
+from orchestration.sweep_folder import layout
+from orchestration.sweep_folder.records import TrialRecord
 
 NAME = "sweep"
 WORST_SCORE = 0.0  # of R@1 and top-1
-VIOLATED = "a trial runs to its end", 1.0  # constraint of Optuna's and by how much an unfit trial violates it
+# The name of a constraint (see Optuna), and the amount by which an unfit trial violates it.
+VIOLATED = "a trial runs to its end", 1.0
 
 
 class SweepStudy:
-    """A study in a storage of Optuna's, whose trials have the records' numbers.
+    """An Optuna study whose trials have the records' numbers, written as Optuna's journal file.
 
-    A trial that ASHA stopped is PRUNED: the running best after each epoch says how far it was, and the sampler ranks it below every
-    trial that ran to its end, and among its like by how long it ran. With two objectives Optuna's sampler can't rank pruned
-    trials; there it is COMPLETE with the score it had reached, which its best checkpoint has.
+    A trial that ASHA stopped is PRUNED, with its best score so far after each epoch: the sampler
+    ranks it below every trial that ran to its end, and among pruned trials by how long it ran. With
+    two objectives Optuna's sampler can't rank pruned trials; then the trial is COMPLETE with the
+    score it had reached, which is its best checkpoint's.
 
-    A trial that its own configuration ended (it diverged, memory ran out) is PRUNED with the worst score there is, and violates a
-    constraint, so that the sampler ranks it below all others. As FAIL, which samplers pass over, the search would be drawn to where
-    trials fail: there it would see no trial. FAIL are those that were lost with their machines.
+    A trial that failed because of its own configuration (it diverged, memory ran out) is PRUNED
+    with the worst possible score, and violates a constraint, so that the sampler ranks it below all
+    others. Only a trial that was lost with its machines is FAIL: samplers ignore such trials, and
+    would be drawn to a region where trials fail.
 
     Args:
-        storage: empty.
-        space: what is searched, or a space that widens it.
-        objectives: what is optimised, the score first.
-        records: in the order of their numbers, without gaps.
+        space: the search space, or a space that widens it.
+        objectives: the objectives, the score first.
+        records: records in the order of their numbers, without gaps.
     """
 
-    def __init__(
-        self, storage: BaseStorage, space: SearchSpace, objectives: Sequence[Objective], records: Iterable[TrialRecord]
-    ) -> None:
+    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], records: Iterable[TrialRecord]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage = storage
+        self._journal = _Journal()
+        self._storage = JournalStorage(self._journal)
         self._space = space
         self._objectives = objectives
         self._distributions = {name: _distribution(domain) for name, domain in space.domains().items()}
-        self.study = optuna.create_study(storage=storage, study_name=NAME, directions=directions(objectives))
+        self.study = optuna.create_study(storage=self._storage, study_name=NAME, directions=directions(objectives))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # since 2023
+            # The method has been experimental since 2023.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.set_metric_names(list(objectives))
-        self._id = storage.get_study_id_from_name(NAME)
+        self._id = self._storage.get_study_id_from_name(NAME)
         for record in records:
-            self.add(record)
+            self.study.add_trial(self._frozen(record))
 
-    def add(self, record: TrialRecord) -> None:
-        """Add a trial, whose number must be the next."""
-        self.study.add_trial(self._frozen(record))
+    def describe(self, number: int, recipe: Recipe, flops: float | None) -> None:
+        """Attach the recipe and the FLOPs to a new trial."""
+        self._describe(number, {"recipe": recipe.model_dump(mode="json"), "flops": flops})
 
-    def report(self, number: int, epoch: int, score: float) -> None:
-        """Tell a running trial's best score up to an epoch; again does no harm."""
-        self._storage.set_trial_intermediate_value(self._trial(number), epoch, score)
+    def report(self, record: TrialRecord) -> None:
+        """Report a running trial's best score after its last epoch. Idempotent."""
+        if record.best is not None:
+            epoch = int(record.epochs[-1]["epoch"])
+            self._storage.set_trial_intermediate_value(self._trial(record.number), epoch, record.best)
 
-    def end(
-        self, number: int, state: State, reached: list[float] | None, reason: str | None = None, unfit: bool = False
-    ) -> None:
-        """Tell how a running trial ended, and its value of each objective, where it has them."""
-        trial = self._trial(number)
-        if reason is not None:
-            self._storage.set_trial_user_attr(trial, "reason", reason)
-        if unfit:
+    def end(self, record: TrialRecord) -> None:
+        """End a running trial with the state of its record."""
+        trial = self._trial(record.number)
+        self._describe(record.number, {"reason": record.reason})
+        if record.unfit:
             optuna.Trial(self.study, trial).set_constraint(*VIOLATED)
-        told = self._state(state, reached, unfit)
-        self._storage.set_trial_state_values(trial, told, self._values(told, reached, unfit))
+        state, values = self._outcome(record)
+        self._storage.set_trial_state_values(trial, state, values)
+
+    def lines(self) -> bytes:
+        """Return the study as Optuna's journal file, which only grows within a session."""
+        return b"".join(self._journal.lines)
 
     def _trial(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
-    def _state(self, state: State, reached: list[float] | None, unfit: bool) -> TrialState:
-        if state == "running":
-            return TrialState.RUNNING
-        if unfit:
-            return TrialState.PRUNED
-        if state == "failed" or reached is None:
-            return TrialState.FAIL
-        return TrialState.PRUNED if state == "stopped" and len(self._objectives) == 1 else TrialState.COMPLETE
+    def _describe(self, number: int, attributes: dict[str, Any]) -> None:
+        for name, value in attributes.items():
+            if value is not None:
+                self._storage.set_trial_user_attr(self._trial(number), name, value)
 
-    def _values(self, state: TrialState, reached: list[float] | None, unfit: bool) -> list[float] | None:
-        if unfit:
-            return [WORST_SCORE] if len(self._objectives) == 1 else None
-        return reached if state in (TrialState.COMPLETE, TrialState.PRUNED) else None
+    def _outcome(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
+        """Return a trial's state and values in Optuna (see the class)."""
+        alone = len(self._objectives) == 1
+        if record.state == "running":
+            return TrialState.RUNNING, None
+        if record.unfit:
+            return TrialState.PRUNED, [WORST_SCORE] if alone else None
+        reached = values_of(record, self._objectives)
+        if record.state == "failed" or reached is None:
+            return TrialState.FAIL, None
+        return TrialState.PRUNED if record.state == "stopped" and alone else TrialState.COMPLETE, reached
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
-        """A record as a trial of this study."""
+        """Return a record as a trial of this study."""
+        recipe = record.recipe.model_dump(mode="json")
         parameters = self._space.parameters_in(record.recipe)
-        reached = values_of(record, self._objectives)
-        state = self._state(record.state, reached, record.unfit)
-        attributes: dict[str, Any] = {"recipe": record.recipe, "reason": record.reason, "flops": record.flops}
+        state, values = self._outcome(record)
+        attributes: dict[str, Any] = {"recipe": recipe, "reason": record.reason, "flops": record.flops}
         trial = optuna.trial.create_trial(
             state=state,
-            values=self._values(state, reached, record.unfit),
+            values=values,
             params=parameters,
             distributions={name: self._distributions[name] for name in parameters},
             user_attrs={name: value for name, value in attributes.items() if value is not None},
@@ -126,6 +139,34 @@ class SweepStudy:
         return trial
 
 
+class StudyFile(SweepCallback):
+    """Keep `study.log` in a sweep's folder up to date, for a dashboard that has it open.
+
+    Args:
+        study: the study; reported to before this is called.
+        sweep: the sweep's folder or URI.
+    """
+
+    def __init__(self, study: SweepStudy, sweep: str) -> None:
+        self._study = study
+        self._uri = files.join(sweep, layout.STUDY)
+
+    def write(self) -> None:
+        """Write the file."""
+        files.write(self._uri, self._study.lines())
+
+    def trial_started(self, record: TrialRecord) -> None:
+        self._try_to_write()
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        # The sweep writes the file once more at its end.
+        with contextlib.suppress(OSError, InvalidInput):
+            self.write()
+
+
 def _distribution(domain: Choice | Range) -> BaseDistribution:
     if isinstance(domain, Choice):
         return CategoricalDistribution(domain.choice)
@@ -134,7 +175,7 @@ def _distribution(domain: Choice | Range) -> BaseDistribution:
     return FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
-class _Log(BaseJournalBackend):
+class _Journal(BaseJournalBackend):
     """Optuna's journal in memory, as the lines of its file format."""
 
     def __init__(self) -> None:
@@ -145,49 +186,3 @@ class _Log(BaseJournalBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self.lines += [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
-
-
-class StudyFile:
-    """`study.log` in a sweep's folder, Optuna's journal file: made from the records when a session begins, written whole as trials begin and end.
-
-    Within a session it only grows, so that a dashboard that has it open follows.
-
-    Args:
-        sweep: its folder or URI.
-        space, objectives, records: as for `SweepStudy`.
-    """
-
-    def __init__(
-        self, sweep: str, space: SearchSpace, objectives: Sequence[Objective], records: Sequence[TrialRecord]
-    ) -> None:
-        self._place = places.join(sweep, layout.STUDY)
-        self._log = _Log()
-        self._objectives = objectives
-        self._study = SweepStudy(JournalStorage(self._log), space, objectives, records)
-        self._told = {record.number: len(record.epochs) for record in records}  # epochs of each trial
-        self._waiting: dict[int, TrialRecord] = {}  # began before a trial with a smaller number
-        self.write()
-
-    def update(self, record: TrialRecord) -> None:
-        """Take what is new in the record of a trial that has begun or ended."""
-        if record.number in self._told:
-            self._progress(record)
-        else:
-            self._waiting[record.number] = record
-        while following := self._waiting.pop(len(self._told), None):
-            self._study.add(following)
-            self._told[following.number] = len(following.epochs)
-        self.write()
-
-    def _progress(self, record: TrialRecord) -> None:
-        for figures in record.epochs[self._told[record.number] :]:
-            if BEST_SCORE in figures:
-                self._study.report(record.number, int(figures["epoch"]), figures[BEST_SCORE])
-        self._told[record.number] = len(record.epochs)
-        if record.state != "running":
-            reached = values_of(record, self._objectives)
-            self._study.end(record.number, record.state, reached, record.reason, record.unfit)
-
-    def write(self) -> None:
-        """Write the file whole, with all that was told so far."""
-        places.write(self._place, b"".join(self._log.lines))

@@ -1,4 +1,4 @@
-"""Whether a search space only widens another, so that a sweep may go on in it with the trials it has (`--extend`)."""
+"""The check that a search space widens another, so that a sweep can be extended (`--extend`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from orchestration.search.domains import Choice, Range, ScheduleChoice
 from orchestration.search.space import SearchSpace
 
 
-def not_widened(older: SearchSpace, newer: SearchSpace) -> list[str]:
-    """In what `newer` is more than a widening of `older`, a sentence each; empty where every trial of `older` is one of `newer`.
+def why_not_superset(older: SearchSpace, newer: SearchSpace) -> list[str]:
+    """Return the reasons why `newer` isn't a superset of `older`; empty if it is.
 
-    What is fixed stays as it is, or is searched now among other values; what is searched stays so, in a range or choice that
-    holds the old one; a schedule may gain kinds. `first` is for new trials and may change.
+    A fixed value must stay the same, or be among the values that are searched now; a searched name
+    must stay searched, in a range or choice that includes the old one; a schedule may gain kinds.
+    `first` only affects new trials and may change.
     """
     found = [*_fixed(older, newer), *_searched(older, newer)]
     old, new = older.domains(), newer.domains()
@@ -23,7 +24,7 @@ def not_widened(older: SearchSpace, newer: SearchSpace) -> list[str]:
 
 
 def _fixed(older: SearchSpace, newer: SearchSpace) -> list[str]:
-    """Differences in what `older` doesn't search, defaults that aren't written down among it."""
+    """Return the differences in values that `older` doesn't search, including implicit defaults."""
     before, now = (space.defaults().model_dump(mode="json") for space in (older, newer))
     found = []
     for name, value in before.items():
@@ -33,12 +34,12 @@ def _fixed(older: SearchSpace, newer: SearchSpace) -> list[str]:
             if now[name] != value:
                 found.append(f"{name} was fixed at {value!r} and is now fixed at {now[name]!r}")
         elif not _holds(newer.search[name], value):
-            found.append(f"{name} was fixed at {value!r}, which isn't among what is searched now")
+            found.append(f"{name} was fixed at {value!r}, which isn't among the values searched now")
     return found
 
 
 def _holds(domain: Choice | Range | ScheduleChoice, value: Any) -> bool:
-    """Whether a recipe's value, as JSON has it, lies in a domain."""
+    """Return whether a recipe's value, in JSON's form, is in a domain."""
     if not isinstance(domain, ScheduleChoice):
         return value in domain
     inner = domain.choice.get(value["kind"])
@@ -46,25 +47,27 @@ def _holds(domain: Choice | Range | ScheduleChoice, value: Any) -> bool:
 
 
 def _searched(older: SearchSpace, newer: SearchSpace) -> list[str]:
-    """Names that are searched in only one of the two, where they come up in both."""
+    """Return the differences in names that only one of the two spaces searches."""
     old, new = older.domains(), newer.domains()
-    found = [f"{name} was searched and isn't any more" for name in old if name not in new]
+    found = [f"{name} was searched and isn't searched now" for name in old if name not in new]
     before = older.search.get("schedule")
     if isinstance(before, ScheduleChoice):
         for name in new:
-            # A schedule's own value that was left at its default: old trials of that kind have the default.
+            # A schedule's value that wasn't searched: old trials of that kind have its default.
             kind, _, inner = name.removeprefix("schedule.").partition(".")
             if name.startswith("schedule.") and name not in old and kind in before.choice:
                 default = recipe_from({**older.recipe, "schedule": {"kind": kind}}).model_dump(mode="json")["schedule"]
                 if default[inner] not in new[name]:
-                    found.append(f"{name} was fixed at {default[inner]!r}, which isn't among what is searched now")
+                    found.append(f"{name} was fixed at {default[inner]!r}, which isn't among the values searched now")
     return found
 
 
 def _domain(name: str, old: Choice | Range, new: Choice | Range) -> list[str]:
     if isinstance(old, Choice):
         missing = [value for value in old.choice if value not in new]
-        return [f"{name} was searched with {missing[0]!r} and isn't any more"] if missing else []
+        return (
+            [f"{name} was searched with {missing[0]!r}, which isn't among the values searched now"] if missing else []
+        )
     if isinstance(new, Choice):
         return [f"{name} was searched from {old.low} to {old.high} and is now a choice"]
     if old.low < new.low or old.high > new.high:

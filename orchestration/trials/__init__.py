@@ -1,1 +1,1 @@
-"""Trials under Ray Tune, each trained by Ray Train: workers, checkpoints, losses, and the record that is written as they go."""
+"""Trials under Ray Tune, each trained by Ray Train: workers, checkpoints, restarts, records."""

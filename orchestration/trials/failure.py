@@ -1,71 +1,131 @@
-"""Which errors in a worker end its trial at once: those that would come again.
+"""Failures of a trial: whether another attempt may help, and the reason for the trial's record.
 
-A lost worker, node, connection or storage is none of them: such a trial goes on from its last checkpoint.
+An error that would happen again ends its trial at once. After the loss of a worker, a node, a
+connection or the storage, the trial resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from dfml.errors import InvalidInput
+from ray import cloudpickle
+from ray.exceptions import OutOfMemoryError, RayError
+from ray.train import TrainingFailedError, WorkerGroupError
+
+from dfml.errors import InvalidInput, RunFailed
+
+if TYPE_CHECKING:
+    # Workers import this file and need nothing else of Tune.
+    from ray.tune.experiment import Trial
 
 LESS_MEMORY = "lower batch_size or image_size, or raise gradient_accumulation"
-# Of torch's CPU allocator, and of other libraries that pass on the system's ENOMEM.
+# Messages of torch's CPU allocator and of other libraries that pass on the system's ENOMEM.
 NO_HOST_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc")
-# oneDNN says no more than this, whatever it lacked; where the same step has run before, that is memory.
+# oneDNN names no cause; if the same step has run before, it is a lack of memory.
 NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
-# Of CUDA and its libraries where torch doesn't say it in its own way.
+# Messages of CUDA and its libraries that torch doesn't turn into its own error.
 NO_GPU_MEMORY = ("out of memory", "alloc_failed", "host_allocation_failed")
-# A card that is broken or gone: another may do.
+# Messages of a broken or lost GPU: the trial may succeed on another one.
 SICK_GPU = ("ecc error", "no cuda-capable device", "fallen off the bus", "cuda error: unknown error")
-# What a rank raises because another has gone.
+# Messages of errors that a rank raises because another rank is lost.
 LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "broken pipe", "timed out")
 
 
-class Final(RuntimeError):
-    """An error that would come again; its text is the reason that the trial's record gives."""
+class NonRetryableError(RuntimeError):
+    """An error that would happen again; its text is the reason in the trial's record."""
+
+
+class Failure(NamedTuple):
+    """A failed training: the reason in one line, and whether another attempt may help."""
+
+    reason: str
+    retryable: bool
 
 
 @contextmanager
-def told_apart() -> Iterator[None]:
-    """Turns an error of a worker's train loop that would come again into `Final`; others pass.
+def raise_non_retryable() -> Iterator[None]:
+    """Turn an error of a worker's train loop that would happen again into a `NonRetryableError`.
 
     Raises:
-        Final: out of memory (CUDA or host), a loss that is no longer a number, input that can't be used, a mistake in the code.
+        NonRetryableError: memory ran out (CUDA or host), the loss is no longer a number, an input
+            can't be used, or the code is wrong. Other errors pass unchanged.
     """
     try:
         yield
     except Exception as error:
-        reason = reason_of(error)
+        reason = why_not_retryable(error)
         if reason is None:
             raise
-        raise Final(reason) from error
+        raise NonRetryableError(reason) from error
 
 
-def reason_of(error: Exception) -> str | None:
-    """Why an error is final, in a line; None where a retry may help."""
+def why_not_retryable(error: Exception) -> str | None:
+    """Return in one line why an error would happen again; None if another attempt may help."""
     import torch
-    from ray.exceptions import RayError
-    from ray.train.v2._internal.exceptions import RayTrainError
 
     from dfml.train.training import TrainingDiverged
+    from orchestration.cluster.ray_internals import RayTrainError
 
     text = str(error).strip()
-    last = text.splitlines()[-1] if text else ""
+    last = _last_line(text)
     cuda = "cuda" in text.lower() or "cublas" in text.lower() or "cudnn" in text.lower()
     if isinstance(error, torch.OutOfMemoryError) or (cuda and any(words in text.lower() for words in NO_GPU_MEMORY)):
         return f"out of memory on the GPU: {LESS_MEMORY} ({text.splitlines()[0]})"
     if cuda and any(words in text.lower() for words in SICK_GPU):
         return None
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_HOST_MEMORY):
-        return f"out of memory on the host: {LESS_MEMORY} ({last or 'no more is given to this process'})"
+        return f"out of memory on the host: {LESS_MEMORY} ({last or 'this process gets no more memory'})"
     if any(words in text.lower() for words in NO_PRIMITIVE):
-        return f"out of memory on the host, it seems: {LESS_MEMORY} (oneDNN: {last})"
-    if isinstance(error, TrainingDiverged | InvalidInput):
+        return f"probably out of memory on the host: {LESS_MEMORY} (oneDNN: {last})"
+    if isinstance(error, TrainingDiverged | InvalidInput | RunFailed):
         return last
-    # Ray's own come from what workers report through, an actor that may have lain on a lost node.
+    # Ray's own errors come from the actor through which workers report; its node may be lost.
     lost = isinstance(error, OSError | EOFError | torch.distributed.DistError | RayError | RayTrainError)
     if lost or (isinstance(error, RuntimeError) and any(words in text.lower() for words in LOST_PEER)):
         return None
     return f"{type(error).__name__}: {last}"
+
+
+def training_failure(error: TrainingFailedError) -> Failure:
+    """Classify the failure of a trial's training.
+
+    One worker's non-retryable error decides: the other workers fail because of it.
+    """
+    if not isinstance(error, WorkerGroupError):
+        return Failure(_first_line(getattr(error, "controller_failure", error)), retryable=True)
+    failures = sorted(error.worker_failures.items())
+    for _, failure in failures:
+        if isinstance(failure, NonRetryableError):
+            return Failure(str(failure), retryable=False)
+    for rank, failure in failures:
+        if isinstance(failure, OutOfMemoryError) or "low on memory" in str(failure):
+            return Failure(f"out of memory on the host, Ray killed worker {rank}: {LESS_MEMORY}", retryable=False)
+    rank, failure = failures[0]
+    return Failure(f"worker {rank}: {_first_line(getattr(failure, 'health_check_failure', failure))}", retryable=True)
+
+
+def process_failure(trial: Trial) -> str:
+    """Return in one line the exception that ended a trial's own process.
+
+    It is read from the file that Tune has just written on this machine; the copy in the storage
+    may not exist yet.
+    """
+    if trial.pickled_error_file is None or not Path(trial.pickled_error_file).exists():
+        return _last_line(Path(trial.error_file).read_text()) if trial.error_file else "unknown"
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    error = getattr(error, "cause", None) or error  # RayTaskError → ControllerError
+    error = getattr(error, "controller_failure", None) or error
+    return f"{type(error).__name__}: {_last_line(str(error))}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

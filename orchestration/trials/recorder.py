@@ -1,39 +1,39 @@
-"""Writes each trial's record as its results come in from Tune, and lets the console know."""
+"""The recorder of a sweep: saves the trials' records and calls the callbacks."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune.experiment import Trial
 
 from dfml.errors import InvalidInput
-from orchestration.console import Console
-from orchestration.follower import Follower
-from orchestration.interruption import Interruption
-from orchestration.records import TrialRecord
-from orchestration.reports import FAILED, FIGURES, LOST, RESUMED, S3_BYTES, UNFIT, WORKER_SECONDS, WORKERS
-from orchestration.search.spent import OVER_BUDGET, Spent
-from orchestration.trials.retention import clear_partial
+from orchestration.callback import SweepCallback
+from orchestration.callbacks.console import Console
+from orchestration.cluster.interruption import Interruption
+from orchestration.job import TrialJob, job_in
+from orchestration.messages import EpochReport, Traffic, TrialFailed, WorkersEnded, WorkersStarted, message_in
+from orchestration.search.budget_stopper import OVER_BUDGET, BudgetStopper
+from orchestration.sweep_folder.records import TrialRecord
+from orchestration.trials.checkpoints import clear_partial
+from orchestration.trials.failure import process_failure
 
-AGAIN = 30.0  # seconds until records that couldn't be saved are tried again
+RETRY_SAVE_SECONDS = 30.0  # until records that couldn't be saved are saved again
 
 
 class Recorder(tune.Callback):
-    """Keeps the records of a sweep.
+    """Keep the records of a sweep up to date, and decide how each trial has ended.
 
     Args:
-        sweep: its folder or URI.
-        records: of earlier sessions, in the order of their numbers; grows.
-        console: prints.
-        interruption: of the sweep.
-        spent: says whether the budget is, and has the clock; None where neither is of interest.
-        follow: called when a trial begins or ends.
-        followers: told of trials and epochs.
+        sweep: the sweep's folder or URI.
+        records: the records of earlier sessions, ordered by number; new ones are appended.
+        console: the console for a warning when records can't be saved.
+        interruption: the state of the user's request to stop.
+        stopper: the stopper of the search's budget; None for runs without a budget.
+        callbacks: the callbacks to call for each event.
     """
 
     def __init__(
@@ -42,165 +42,137 @@ class Recorder(tune.Callback):
         records: list[TrialRecord],
         console: Console,
         interruption: Interruption,
-        spent: Spent | None,
-        follow: Callable[[TrialRecord], None],
-        followers: Sequence[Follower] = (),
+        stopper: BudgetStopper | None,
+        callbacks: Sequence[SweepCallback] = (),
     ) -> None:
         self._sweep = sweep
         self._records = records
         self._console = console
         self._interruption = interruption
-        self._spent = spent
-        self._follow = follow
-        self._followers = followers
-        self._started: set[int] = set()  # numbers, in this session
-        self._unsaved: dict[int, TrialRecord] = {}
-        self._tried = 0.0  # to save them, on the monotonic clock
+        self._stopper = stopper
+        self._callbacks = callbacks
+        self._started: set[str] = set()  # folders of the trials started in this session
+        self._unsaved: dict[str, TrialRecord] = {}  # by folder
+        self._tried = 0.0  # monotonic time of the last attempt to save them
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        # Tune pickles its callbacks to restore them. We don't restore: each session starts from the records.
+        # Tune pickles its callbacks to restore them; here each session starts from the records.
         return tune.Callback, ()
 
-    def _record(self, trial: Trial) -> TrialRecord:
-        config = trial.config
+    def record_of(self, trial: Trial) -> TrialRecord:
+        """Return the record of one of Tune's trials; create it at the trial's first start."""
+        job: TrialJob = job_in(trial.config)
         for record in self._records:
-            if record.number == config["number"]:
+            if (record.kind, record.number) == (job.kind, job.number):
                 return record
-        record = TrialRecord(
-            number=config["number"], parameters=config["parameters"], recipe=config["recipe"], flops=config.get("flops")
-        )
-        self._records.append(record)
-        return record
+        self._records.append(job.record())
+        return self._records[-1]
 
     def _save(self, record: TrialRecord) -> None:
         record.seen = time.time()
-        self._unsaved[record.number] = record
-        self._save_what_is_unsaved()
+        self._unsaved[record.folder] = record
+        self._save_unsaved()
 
-    def _save_what_is_unsaved(self) -> None:
-        """Save, or keep for later: what is raised in a callback would end all trials, and the storage may be away for minutes only."""
+    def _save_unsaved(self) -> None:
+        """Save records, or keep them for later.
+
+        An exception in a callback would end all trials, and the storage may be back in minutes.
+        """
         try:
-            for number, record in list(self._unsaved.items()):
+            for folder, record in list(self._unsaved.items()):
                 record.save(self._sweep)
-                del self._unsaved[number]
-            if self._spent is not None:
-                self._spent.clock.save()
+                del self._unsaved[folder]
+            if self._stopper is not None:
+                self._stopper.elapsed.save()
         except (OSError, InvalidInput) as error:
             self._tried = time.monotonic()
-            self._console.say(
-                f"records can't be saved ({error}); the sweep goes on, and they are tried again", style="yellow"
+            self._console.print(
+                f"records can't be saved ({error}); the sweep continues, and saving is tried again", style="yellow"
             )
 
     def finish(self) -> None:
-        """After the run: save what couldn't be saved.
+        """Save the records that couldn't be saved during the run.
 
         Raises:
-            OSError: that fails again.
+            OSError: the storage still fails.
         """
         for record in self._unsaved.values():
             record.save(self._sweep)
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        if self._unsaved and time.monotonic() - self._tried >= AGAIN:
-            self._save_what_is_unsaved()
+        if self._unsaved and time.monotonic() - self._tried >= RETRY_SAVE_SECONDS:
+            self._save_unsaved()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        record = self._record(trial)
+        record = self.record_of(trial)
         now = time.time()
         record.began = record.began or now
-        record.reason, record.unfit = None, False  # of a try whose end was cut
-        if record.number in self._started:
-            # Tune starts it anew: its own process was lost.
-            record.losses += 1
-            self._console.lost(record, "the trial's own process has ended unexpectedly")
+        # An attempt whose end was interrupted may have left these.
+        record.reason, record.unfit = None, False
+        if record.folder in self._started:
+            # Tune starts the trial again because its own process was lost.
+            self._restarted(record, "the trial's own process has ended unexpectedly")
         else:
-            self._started.add(record.number)
+            self._started.add(record.folder)
             record.paused += now - record.seen if record.seen is not None else 0.0
-            self._console.started(record)
-            for follower in self._followers:
-                follower.started(record)
-            self._tell(record)
+            for callback in self._callbacks:
+                callback.trial_started(record)
         self._save(record)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        record = self._record(trial)
-        job = trial.config["job"]
-        if result.get(WORKERS):
-            self._workers(record, result[WORKERS], result.get(LOST), job["workers"])
-        if WORKER_SECONDS in result:
-            hours = result[WORKER_SECONDS] / 3600
-            record.cpu_hours += hours * job["cpus"]
-            record.gpu_hours += hours if job["gpu"] else 0.0
-            record.s3_bytes += result.get(S3_BYTES, 0)
-        if FAILED in result:
-            record.reason, record.unfit = result[FAILED], result[UNFIT]
-        if FIGURES in result:
-            if record.add({name: result[name] for name in result[FIGURES]}):
+        record, job, message = self.record_of(trial), job_in(trial.config), message_in(result)
+        if isinstance(message, WorkersEnded | EpochReport | Traffic):
+            hours = message.worker_seconds / 3600
+            record.cpu_hours += hours * job.settings.cpus
+            record.gpu_hours += hours if job.settings.gpu else 0.0
+        if isinstance(message, EpochReport | Traffic):
+            record.s3_bytes += message.s3_bytes
+        if isinstance(message, WorkersStarted):
+            record.workers_started = record.workers_started or time.time()
+            if message.restart_reason is not None:
+                self._restarted(record, message.restart_reason)
+            for callback in self._callbacks:
+                callback.workers_started(record, message.workers, job.settings.workers)
+        if isinstance(message, TrialFailed):
+            record.reason, record.unfit = message.reason, message.unfit
+        if isinstance(message, EpochReport):
+            if record.add(message.metrics):
                 self._save(record)
-                self._console.epoch(record, job["epochs"])
-                for follower in self._followers:
-                    follower.epoch(record, job["epochs"])
-            elif not result[RESUMED]:
+                for callback in self._callbacks:
+                    callback.epoch_ended(record, job.epochs)
+            elif not message.resumed:
                 record.repeated_epochs += 1
 
-    def _workers(self, record: TrialRecord, now: int, lost: str | None, wanted: int) -> None:
-        record.placed = record.placed or time.time()
-        self._console.placed(record)
-        if lost is not None:
-            record.losses += 1
-            self._console.lost(record, lost)
-        if now < wanted:
-            self._console.fewer_workers(record, now, wanted)
+    def _restarted(self, record: TrialRecord, reason: str) -> None:
+        record.restarts += 1
+        for callback in self._callbacks:
+            callback.trial_restarted(record, reason)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        record = self._record(trial)
+        record = self.record_of(trial)
         if self._interruption.count:
-            return  # Tune ends what an interruption cut as if it were complete
+            return  # Tune also reports interrupted trials as complete
         if record.reason is not None:
             record.state = "failed"
-        elif record.epochs and record.epochs[-1]["epoch"] >= trial.config["job"]["epochs"]:
+        elif record.epochs and record.epochs[-1]["epoch"] >= job_in(trial.config).epochs:
             record.state = "finished"
         else:
             record.state = "stopped"
-            record.reason = OVER_BUDGET if self._spent is not None and self._spent.reached() else None
+            record.reason = OVER_BUDGET if self._stopper is not None and self._stopper.reached() else None
         self._end(record)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        record = self._record(trial)
-        record.state, record.reason = "failed", failure_reason(trial)
+        record = self.record_of(trial)
+        record.state, record.reason = "failed", process_failure(trial)
         self._end(record)
 
     def _end(self, record: TrialRecord) -> None:
         record.ended = time.time()
         self._save(record)
-        self._tell(record)
-        self._console.ended(record)
-        for follower in self._followers:
-            follower.ended(record)
-        with contextlib.suppress(OSError, InvalidInput):  # the sweep does it once more in the end
-            clear_partial(self._sweep, record.folder)
-
-    def _tell(self, record: TrialRecord) -> None:
-        """Let the study follow; it is made from the records again when a session begins."""
+        for callback in self._callbacks:
+            callback.trial_ended(record)
+        # If this fails, the sweep clears again at its end.
         with contextlib.suppress(OSError, InvalidInput):
-            self._follow(record)
-
-
-def failure_reason(trial: Trial) -> str:
-    """The exception at the root of a failed trial, in a line.
-
-    Read from the file that Tune has just written on this machine; its copy in the storage isn't there yet.
-    """
-    if trial.pickled_error_file is None or not Path(trial.pickled_error_file).exists():
-        return _last_line(Path(trial.error_file).read_text()) if trial.error_file else "unknown"
-    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    error = getattr(error, "cause", None) or error  # RayTaskError → ControllerError
-    error = getattr(error, "controller_failure", None) or error
-    return f"{type(error).__name__}: {_last_line(str(error))}"
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""
+            clear_partial(self._sweep, record.folder)

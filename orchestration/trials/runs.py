@@ -1,4 +1,4 @@
-"""Ray Tune: runs trials, and the winner's retraining, to their end."""
+"""Trials and the winner's retraining as runs of Ray Tune."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestration import layout
-from orchestration.cluster.share import Share
-from orchestration.console import Console
-from orchestration.follower import Follower
-from orchestration.interruption import Interruption
-from orchestration.records import TrialRecord
-from orchestration.search.spent import Spent
+from orchestration.callback import SweepCallback
+from orchestration.callbacks.console import Console
+from orchestration.cluster.interruption import Interruption
+from orchestration.cluster.resources import TrialResources
+from orchestration.job import job_in
+from orchestration.search.budget_stopper import BudgetStopper
+from orchestration.sweep_folder import layout
+from orchestration.sweep_folder.records import TrialRecord
+from orchestration.trials.placement import PlacementMonitor
 from orchestration.trials.recorder import Recorder
-from orchestration.trials.watch import Watch
 
-# The driver of a trial only waits. It must not take a CPU that its own workers wait for, and belongs on the head node,
-# which isn't a spot machine; each cluster's head has this resource.
+# The driver of a trial only waits: it must not take a CPU from its own workers. It belongs on the
+# head node, which isn't a spot machine; every cluster's head has this resource.
 DRIVER = {"node:__internal_head__": 0.001}
-MAX_LOSSES = 5  # of a trial's own process; it goes on from the last checkpoint
+MAX_RESTARTS = 5  # of a trial's own process; the trial resumes from its last checkpoint
 
 
 class Interrupted(Exception):
@@ -32,85 +33,85 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where and how the trials of a sweep run: what all calls of `run` share.
+class RunContext:
+    """Settings that all calls of `run` in a sweep share.
 
     Attributes:
-        sweep: its folder or URI.
-        share: what each trial gets of the cluster.
-        console: prints.
-        interruption: of the sweep.
-        followers: told of trials and epochs.
-        driver: resources of a trial's own process.
-        reuse_actors: whether a trial may run in the process of an earlier one. That would save seconds, but a trial that is stopped in the
-            middle of a training leaves the process unfit for the next.
+        sweep: the sweep's folder or URI.
+        resources: the resources of each trial.
+        console: the console for warnings.
+        interruption: the state of the user's request to stop.
+        callbacks: the callbacks to call for each event, the console among them.
+        driver: the resources of a trial's own process.
+        reuse_actors: whether a trial may run in an earlier trial's process. That saves seconds,
+            but a trial stopped during training leaves its process unusable for the next one.
     """
 
     sweep: str
-    share: Share
+    resources: TrialResources
     console: Console
     interruption: Interruption
-    followers: Sequence[Follower] = ()
+    callbacks: Sequence[SweepCallback] = ()
     driver: dict[str, float] = field(default_factory=lambda: DRIVER)
     reuse_actors: bool = False
 
 
 def run(
     trainable: Callable[[dict[str, Any]], None],
-    setting: Setting,
+    context: RunContext,
     records: list[TrialRecord],
     trials: int,
-    search: Searcher | None = None,
+    search: Searcher,
     scheduler: TrialScheduler | None = None,
-    config: dict[str, Any] | None = None,
-    spent: Spent | None = None,
-    follow: Callable[[TrialRecord], None] = lambda record: None,
+    stopper: BudgetStopper | None = None,
+    callbacks: Sequence[SweepCallback] = (),
 ) -> None:
-    """Run `trials` trials to their end; `records` grows and is saved as they go.
+    """Run trials to their end, and save their records meanwhile.
 
     Args:
-        trainable: what Tune calls for a trial, with its configuration.
-        setting: where and how they run.
-        records: of earlier sessions.
-        trials: that are to run now.
-        search: asked for configurations.
-        scheduler: asked whether a trial goes on.
-        config: of all trials, where nothing is searched.
-        spent: ends the run when the budget is; None where what runs isn't charged to one.
-        follow: called with the record of each trial that begins or ends.
+        trainable: the function that Tune calls with a trial's configuration.
+        context: the settings of the sweep.
+        records: the records of earlier sessions; new ones are appended.
+        trials: the number of trials to run.
+        search: the searcher that suggests configurations.
+        scheduler: the scheduler that may stop trials early; None: all run to their end.
+        stopper: the stopper of the search's budget; None for runs without a budget.
+        callbacks: more callbacks, called before the ones of the context.
 
     Raises:
-        Interrupted: on Ctrl-C, or after it. What was running keeps the state "running" in its record.
+        Interrupted: Ctrl-C was pressed. Trials that were running keep the state "running" in
+            their records.
     """
-    if setting.interruption.count:
+    if context.interruption.count:
         raise Interrupted
-    # Tune doesn't forgive what a callback raises: those here don't.
-    recorder = Recorder(setting.sweep, records, setting.console, setting.interruption, spent, follow, setting.followers)
+    everyone = [*callbacks, *context.callbacks]
+    # An exception in a callback aborts the Tune run; these callbacks never raise.
+    recorder = Recorder(context.sweep, records, context.console, context.interruption, stopper, everyone)
+    monitor = PlacementMonitor(context.resources, context.console, recorder.record_of, everyone)
     tune.Tuner(
-        tune.with_resources(trainable, setting.driver),
-        param_space=config,
+        tune.with_resources(trainable, context.driver),
         tune_config=tune.TuneConfig(
             num_samples=trials,
-            max_concurrent_trials=setting.share.concurrent,
+            max_concurrent_trials=context.resources.concurrent,
             search_alg=search,
             scheduler=scheduler,
             trial_dirname_creator=_folder,
-            reuse_actors=setting.reuse_actors,
+            reuse_actors=context.reuse_actors,
         ),
         run_config=tune.RunConfig(
             name=layout.TUNE,
-            storage_path=setting.sweep,
+            storage_path=context.sweep,
             verbose=0,
-            stop=spent,
-            failure_config=tune.FailureConfig(max_failures=MAX_LOSSES),
-            callbacks=[recorder, Watch(setting.share, setting.console)],
+            stop=stopper,
+            failure_config=tune.FailureConfig(max_failures=MAX_RESTARTS),
+            callbacks=[recorder, monitor],
         ),
     ).fit()
-    setting.interruption.forget_tune()
+    context.interruption.forget_tune()
     recorder.finish()
-    if setting.interruption.count:
+    if context.interruption.count:
         raise Interrupted
 
 
 def _folder(trial: Trial) -> str:
-    return f"{trial.config['number']:03d}-{trial.trial_id}"
+    return f"{job_in(trial.config).folder}-{trial.trial_id}"

@@ -1,4 +1,4 @@
-"""A trial of the sweep, and the winner's retraining: each one Ray Train run with its own folder under `trials/`."""
+"""Trials and the winner's retraining, each one Ray Train run with its own folder in `trials/`."""
 
 from __future__ import annotations
 
@@ -8,72 +8,75 @@ from typing import Any
 
 from ray import tune
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 
 from dfml import storage
+from dfml.protocol import PROTOCOLS
 from dfml.task import SCORE
-from orchestration import layout
-from orchestration.reports import FAILED, UNFIT
+from orchestration.cluster.ray_internals import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from orchestration.job import TrialJob, WinnerJob, config_of, job_in
+from orchestration.messages import TrialFailed, result_of
+from orchestration.sweep_folder import layout
 from orchestration.trials import worker
-from orchestration.trials.rendezvous import Rendezvous
-from orchestration.trials.trainer import TrialTrainer, is_final, reason_of
+from orchestration.trials.failure import training_failure
+from orchestration.trials.process_group import TorchEnvBackend
+from orchestration.trials.trainer import TrialTrainer
 
 RESIZE_SECONDS = 15
-MAX_LOSSES = 5  # of workers within one epoch; a node that Ray knows to be taken away (spot) isn't counted
+# Restarts of workers within one epoch; a spot node whose removal Ray knows of isn't counted.
+MAX_RESTARTS = 5
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """The function Ray Tune calls for a trial: drives one Ray Train run and passes its reports on to Tune.
+    """Drive a trial's Ray Train run and pass its reports on to Tune, which calls this.
 
     Args:
-        config: `number`, `recipe`, and `job`: `sweep` and `data` (places), `labels` (of metrics), `seed`, `epochs`, `workers`,
-            `min_workers`, `cpus`, `gpu`.
+        config: the configuration that holds a `TrialJob`.
     """
-    _fit(worker.train_trial, config, layout.trial_folder(config["number"]), _best_and_last())
+    _fit(worker.train_trial, job_in(config), _best_and_last())
 
 
 def run_winner(config: dict[str, Any]) -> None:
-    """As `run_trial`, for a run of the winner on all training classes, scored on the test classes."""
-    scored = config["job"]["protocol"] == "paper"  # each epoch is; else only the last
-    keep = _best_and_last() if scored else CheckpointConfig(num_to_keep=1)
-    _fit(worker.train_winner, config, layout.trial_folder(config["number"]), keep)
+    """Drive a run of the winner on all training classes, scored on the test classes.
+
+    Args:
+        config: the configuration that holds a `WinnerJob`.
+    """
+    job: WinnerJob = job_in(config)
+    scored = PROTOCOLS[job.settings.protocol].scores_on_test
+    _fit(worker.train_winner, job, _best_and_last() if scored else CheckpointConfig(num_to_keep=1))
 
 
 def _best_and_last() -> CheckpointConfig:
-    """The epoch with the best score and the last, which Ray keeps besides to resume from."""
+    """Keep the best epoch's checkpoint; Ray also keeps the last one, to resume from it."""
     return CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max")
 
 
-def _fit(loop: Callable[[dict[str, Any]], None], config: dict[str, Any], name: str, keep: CheckpointConfig) -> None:
-    """Run `loop` in the trial's workers; a run of the same name goes on from its last checkpoint."""
-    job = config["job"]
-    trials = storage.join(job["sweep"], layout.TRIALS)
-    resources = {"CPU": job["cpus"]} | ({"GPU": 1} if job["gpu"] else {})
-    workers: int | tuple[int, int] = job["workers"]
-    if job["min_workers"] < job["workers"]:
-        # A group that shrinks when a node is lost, and grows again when there is another. Ray learns of a lost node some seconds late: it
-        # tries the old size, and a smaller one only when that can't be placed in time.
-        workers = job["min_workers"], job["workers"]
+def _fit(loop: Callable[[dict[str, Any]], None], job: TrialJob, keep: CheckpointConfig) -> None:
+    """Run `loop` in the trial's workers, resumed from the last checkpoint in its folder."""
+    settings = job.settings
+    resources = {"CPU": settings.cpus} | ({"GPU": 1} if settings.gpu else {})
+    workers: int | tuple[int, int] = settings.workers
+    if settings.min_workers < settings.workers:
+        # The group shrinks when a node is lost, and grows again when there is another. Ray notices
+        # a lost node some seconds late: it tries the old size first, and a smaller one only if
+        # that can't be placed in time.
+        workers = settings.min_workers, settings.workers
         os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(RESIZE_SECONDS)
     trainer = TrialTrainer(
         loop,
-        train_loop_config={
-            **job,
-            "recipe": config["recipe"],
-            "trial": storage.join(trials, name),
-            "labels": {**job["labels"], "trial": layout.trial_label(config["number"])},
-        },
-        backend_config=Rendezvous(),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=job["gpu"], resources_per_worker=resources),
+        train_loop_config=config_of(job),
+        backend_config=TorchEnvBackend(),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=name,
-            storage_path=trials,
+            name=job.folder,
+            storage_path=storage.join(settings.sweep, layout.TRIALS),
             checkpoint_config=keep,
-            failure_config=FailureConfig(max_failures=MAX_LOSSES, controller_failure_limit=MAX_LOSSES),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS, controller_failure_limit=MAX_RESTARTS),
         ),
     )
     try:
         trainer.fit()
     except WorkerGroupError as error:
-        # Raised, it would be tried again as a lost trial is.
-        tune.report({FAILED: reason_of(error), UNFIT: is_final(error)})
+        # If this were raised, Tune would retry the trial, as it does after a lost process.
+        failure = training_failure(error)
+        tune.report(result_of(TrialFailed(failure.reason, unfit=not failure.retryable)))

@@ -1,7 +1,7 @@
-"""What runs in each Ray Train worker: `dfml`'s train loop, reporting to Ray after every epoch.
+"""The code of each Ray Train worker: `dfml`'s train loop, reporting to Ray after every epoch.
 
-torch and the parts of dfml that need it are imported inside, so that a trial's own process, which imports this file for the functions'
-names, doesn't pay for them.
+torch and the parts of dfml that need it are imported inside functions: a trial's own process also
+imports this file, but doesn't need them.
 """
 
 from __future__ import annotations
@@ -10,172 +10,158 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray.train
-from pyarrow.fs import copy_files
 
 from dfml import s3
-from orchestration.reports import FIGURES, RESUMED, S3_BYTES
-from orchestration.trials.evaluations import count_evaluation
-from orchestration.trials.failure import told_apart
-from orchestration.trials.live import Live
-from orchestration.trials.rendezvous import join
-from orchestration.trials.scratch import clear_stale, scratch
-from orchestration.trials.unfinished import UnfinishedEpoch
+from dfml.protocol import PROTOCOLS
+from orchestration.callbacks.prometheus import StepGauges
+from orchestration.job import TrialJob, WinnerJob, job_in
+from orchestration.messages import EpochReport, Traffic, result_of
+from orchestration.trials.checkpoints import MidEpochCheckpoint, load, load_best, remove_stale_tempdirs, worker_tempdir
+from orchestration.trials.failure import raise_non_retryable
+from orchestration.trials.outcome import count_evaluation
+from orchestration.trials.process_group import init_process_group
 
 if TYPE_CHECKING:
     from dfml.data.cache import Cache
     from dfml.data.dataset import ShardedImages
     from dfml.data.evaluation_set import EvaluationSet
     from dfml.data.split import ClassSubset
-    from dfml.task import TaskName
     from dfml.train import Training
 
 
-@told_apart()
+@raise_non_retryable()
 def train_trial(config: dict[str, Any]) -> None:
-    """Train, and score every epoch: on a part of the training split that is held out for it, or (protocol `paper`) on the test classes.
+    """Train a trial and score every epoch.
+
+    Epochs are scored on the held-out part of the training split, or (protocol `paper`) on the test
+    classes.
 
     Args:
-        config: `recipe`; `trial`, its folder or URI; `data`, the packed data set's place; `cache_dir` and `cache_size`, for a place on S3; `protocol`;
-            `seed`, which decides the split; `epochs`; `checkpoint_steps` between checkpoints within an epoch; `cpus`; `labels` of metrics.
+        config: the configuration that holds a `TrialJob`.
     """
     from dfml.data.split import training_and_validation
 
-    if config["protocol"] == "paper":
-        training = _training(config, _all_training_classes(config), _test(config))
+    job: TrialJob = job_in(config)
+    if PROTOCOLS[job.settings.protocol].scores_on_test:
+        training = _training(job, _all_training_classes(job), _test(job))
     else:
-        images = _images(config, "train")
-        training = _training(config, *training_and_validation(images, config["seed"], _task(config)))
-    _train(training, config)
+        images = _images(job, "train")
+        training = _training(job, *training_and_validation(images, job.settings.seed, job.recipe.task))
+    _train(training, job)
 
 
-@told_apart()
+@raise_non_retryable()
 def train_winner(config: dict[str, Any]) -> None:
-    """Train the winner's recipe on all training classes, then score it in full on the test classes.
+    """Train the winner's recipe on all training classes, then score it on the test classes.
 
-    By protocol `holdout` for as many epochs as the trial took to be at its best; by `paper` the epoch is picked on the test classes,
-    and where the trial was trained with this very seed its own best epoch is what is scored.
+    Under protocol `holdout` it trains for as many epochs as the trial needed for its best score.
+    Under `paper` the epoch is chosen on the test classes; if the trial was trained with the same
+    seed, its best epoch is scored.
 
     Args:
-        config: as for `train_trial`; `trained`, the folder of the trial that has been trained as this run would be, or None;
-            `first`, whether the sweep's model is to come of this run; `winner`, the trial's number; `sweep`; `facts`, what the model's
-            configuration is to say of it.
+        config: the configuration that holds a `WinnerJob`.
     """
     from dfml.distributed import rank
-    from orchestration.trials.final_score import score_on_test, store
+    from orchestration.trials.test_score import score_on_test, store
 
-    test = _test(config)
-    paper = config["protocol"] == "paper"
-    training = _training(config, _all_training_classes(config), test if paper else None)
-    if config["trained"] is not None:
-        _load_best(training, config["trained"], config["epochs"])
-        _report(training, training.figures)
+    job: WinnerJob = job_in(config)
+    test = _test(job)
+    scores_on_test = PROTOCOLS[job.settings.protocol].scores_on_test
+    training = _training(job, _all_training_classes(job), test if scores_on_test else None)
+    if job.trained is not None:
+        load_best(training, job.trained, job.epochs)
+        _report(training, training.metrics)
     else:
-        _train(training, config)
-        if paper:
-            _load_best(training, config["trial"], training.epoch)
-    outcome = score_on_test(training, test, config)
+        _train(training, job)
+        if scores_on_test:
+            load_best(training, job.uri, training.epoch)
+    outcome = score_on_test(training, test, job)
     if rank() == 0:
-        store(training, outcome, config)
-    ray.train.report({S3_BYTES: s3.received()})  # the test images came after the last epoch's report
+        store(training, outcome, job)
+    # The test images were fetched after the last epoch's report.
+    ray.train.report(result_of(Traffic(s3.received())))
 
 
-def _load_best(training: Training, run: str, last: int) -> None:
-    """Load the best epoch that a run has had up to `last`. For all ranks to call."""
-    from orchestration.trials.kept import fetch_best
-
-    with scratch() as directory:
-        fetch_best(run, last, directory)
-        training.load(directory)
-
-
-def _task(config: dict[str, Any]) -> TaskName:
-    from dfml.recipe import recipe_from
-
-    return recipe_from(config["recipe"]).task
-
-
-def _images(config: dict[str, Any], split: str) -> ShardedImages:
+def _images(job: TrialJob, split: str) -> ShardedImages:
     from dfml.data.dataset import ShardedImages
 
-    return ShardedImages(config["data"], split, _cache(config))
+    return ShardedImages(job.settings.data, split, _cache(job))
 
 
-def _all_training_classes(config: dict[str, Any]) -> ClassSubset:
+def _all_training_classes(job: TrialJob) -> ClassSubset:
     from dfml.data.split import subset_of_classes
 
-    return subset_of_classes(_images(config, "train"))
+    return subset_of_classes(_images(job, "train"))
 
 
-def _test(config: dict[str, Any]) -> EvaluationSet:
+def _test(job: TrialJob) -> EvaluationSet:
     from dfml.data.evaluation_set import images_for_test
 
-    return images_for_test(config["data"], _task(config), _cache(config))
+    return images_for_test(job.settings.data, job.recipe.task, _cache(job))
 
 
-def _cache(config: dict[str, Any]) -> Cache:
+def _cache(job: TrialJob) -> Cache:
     from dfml.data.cache import Cache, default_folder
 
-    folder = Path(config["cache_dir"]) if config["cache_dir"] else default_folder()  # of this node
-    return Cache(folder, config["cache_size"])
+    # The default folder depends on the node.
+    folder = Path(job.settings.cache_dir) if job.settings.cache_dir else default_folder()
+    return Cache(folder, job.settings.cache_size)
 
 
-def _training(config: dict[str, Any], train: ClassSubset, validation: ClassSubset | EvaluationSet | None) -> Training:
-    """This rank's training, resumed from the run's last checkpoint where there is one."""
+def _training(job: TrialJob, train: ClassSubset, validation: ClassSubset | EvaluationSet | None) -> Training:
+    """Return this rank's training, resumed from the run's last checkpoint if there is one."""
     import torch
 
-    from dfml.recipe import recipe_from
     from dfml.train import Training
 
-    clear_stale()
-    device = join()
-    # With a GPU the CPU cores decode and augment; without, they compute, and decoding is little beside that.
-    loader_workers = config["cpus"] if device.type == "cuda" else 0
-    torch.set_num_threads(config["cpus"])
-    training = Training(recipe_from(config["recipe"]), train, validation, device, loader_workers)
+    remove_stale_tempdirs()
+    device = init_process_group()
+    # With a GPU, the CPU cores decode and augment images. Without one they train, and decoding is
+    # little work by comparison.
+    loader_workers = job.settings.cpus if device.type == "cuda" else 0
+    torch.set_num_threads(job.settings.cpus)
+    training = Training(job.recipe, train, validation, device, loader_workers)
     if checkpoint := ray.train.get_checkpoint():
-        with (
-            scratch() as directory
-        ):  # not `as_directory`, whose one folder the ranks of a node write and read at the same time
-            copy_files(checkpoint.path, str(directory), source_filesystem=checkpoint.filesystem)
-            training.load(directory)
-    UnfinishedEpoch(config["trial"]).resume(training)
+        load(training, checkpoint)
+    MidEpochCheckpoint(job.uri).resume(training)
     return training
 
 
-def _train(training: Training, config: dict[str, Any]) -> None:
-    """Run the epochs that are still to run, and report each."""
-    unfinished = UnfinishedEpoch(config["trial"])
+def _train(training: Training, job: TrialJob) -> None:
+    """Train the remaining epochs and report each."""
+    mid_epoch = MidEpochCheckpoint(job.uri)
     first = ray.train.get_context().get_world_rank() == 0
-    if training.figures:
-        _report(training, training.figures, resumed=True)  # a resumed run's last epoch, which Tune may have missed
+    if training.metrics:
+        # Tune may have missed the last epoch before the interruption.
+        _report(training, training.metrics, resumed=True)
 
     def keep() -> None:
         if first:
-            unfinished.keep(training)
+            mid_epoch.keep(training)
 
     def count() -> None:
-        if first and config["protocol"] == "paper":
-            count_evaluation(config["trial"])
+        if first and PROTOCOLS[job.settings.protocol].scores_on_test:
+            count_evaluation(job.uri)
 
-    for figures in training.epochs(
-        config["epochs"],
-        on_step=Live(config["labels"], training.recipe.batch_size) if first else None,
+    for metrics in training.epochs(
+        job.epochs,
+        on_step=StepGauges(job.labels, training.recipe.batch_size) if first else None,
         on_checkpoint=keep,
-        checkpoint_steps=config["checkpoint_steps"],
+        checkpoint_steps=job.settings.checkpoint_steps,
         on_validation=count,
     ):
-        _report(training, figures)
+        _report(training, metrics)
         if first:
-            unfinished.forget()
+            mid_epoch.forget()
 
 
-def _report(training: Training, figures: dict[str, Any], resumed: bool = False) -> None:
-    """Hand an epoch's figures to Ray, with a checkpoint from rank 0. All ranks must call it."""
-    with scratch() as directory:
+def _report(training: Training, metrics: dict[str, Any], resumed: bool = False) -> None:
+    """Report an epoch's metrics to Ray, with a checkpoint from rank 0. All ranks must call it."""
+    with worker_tempdir() as directory:
         checkpoint = None
-        # Weights from the middle of an epoch aren't those that the figures are of.
-        if ray.train.get_context().get_world_rank() == 0 and training.unfinished is None:
+        # In the middle of an epoch, the weights don't belong to the metrics.
+        if ray.train.get_context().get_world_rank() == 0 and training.mid_epoch is None:
             training.save(directory)
             checkpoint = ray.train.Checkpoint.from_directory(directory)
-        more = {FIGURES: list(figures), RESUMED: resumed, S3_BYTES: s3.received()}
-        ray.train.report({**figures, **more}, checkpoint=checkpoint)
+        report = EpochReport(metrics, resumed, s3.received())
+        ray.train.report(result_of(report), checkpoint=checkpoint)

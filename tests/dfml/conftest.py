@@ -17,12 +17,12 @@ from dfml.data.packing import pack
 from dfml.data.shards import ImageRow
 from dfml.embedding_model import build_model
 from dfml.recipe import Recipe, recipe_from
-from tests.dfml.factorized.backbones import randomised
+from tests.dfml.factorized.backbones import randomized
 
 TINY = {
-    "backbone": "test_resnet",  # of timm: 372,000 weights; a block begins as the identity
+    "backbone": "test_resnet",  # timm's, with 372,000 weights; a block starts as the identity
     "weights": "random",
-    "routers": 2,
+    "num_sub_blocks": 2,
     "image_size": 32,
     "crop_scale": 0.5,
     "batch_size": 8,
@@ -35,7 +35,7 @@ TINY = {
 
 
 def drawn_images(split: str, classes: int, images: int, seed: int) -> Iterator[ImageRow]:
-    """`images` noisy pictures of each class's own colours, PNG."""
+    """Yield `images` noisy PNG images per class, in the class's own colors."""
     rng = np.random.default_rng(seed)
     for c in range(classes):
         coarse = rng.integers(0, 256, (4, 4, 3)).repeat(10, 0).repeat(10, 1)
@@ -48,7 +48,7 @@ def drawn_images(split: str, classes: int, images: int, seed: int) -> Iterator[I
 
 @pytest.fixture(scope="session")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packed data set: 7 training classes of 5 images, 4 test classes of 3."""
+    """Pack a data set: 7 training classes of 5 images, 4 test classes of 3 images."""
     root = tmp_path_factory.mktemp("packed")
     pack([*drawn_images("train", 7, 5, seed=1), *drawn_images("test", 4, 3, seed=2)], root, "drawn")
     return root
@@ -66,11 +66,11 @@ def test_images(packed: Path) -> ShardedImages:
 
 @pytest.fixture(scope="session")
 def best(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model as a sweep leaves it, with random weights; its two paths differ."""
+    """Save a small model as a sweep does, with random weights; its two paths differ."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "best"
     model = build_model(recipe_from(TINY))
-    randomised(model)
+    randomized(model)
     save_model(folder, model, {})
     return folder
 

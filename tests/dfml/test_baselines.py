@@ -1,4 +1,4 @@
-"""What a trained model is compared with."""
+"""The baselines of a trained model."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone
 from dfml.recipe import Recipe, recipe_from
-from tests.dfml.factorized.backbones import randomised
+from tests.dfml.factorized.backbones import randomized
 
 
 def pictures() -> list[Image.Image]:
@@ -36,7 +36,7 @@ def pictures() -> list[Image.Image]:
 def model(tiny_recipe: Recipe) -> EmbeddingModel:
     torch.manual_seed(0)
     model = build_model(tiny_recipe)
-    randomised(model)
+    randomized(model)
     return model
 
 
@@ -51,7 +51,7 @@ def test_five_lines_from_best_to_embeddings(model: EmbeddingModel, tmp_path: Pat
 @pytest.mark.parametrize("size", [None, 16], ids=["width of the backbone", "linear head"])
 def test_loaded_model_embeds_as_the_saved_one(tmp_path: Path, tiny_recipe: Recipe, size: int | None) -> None:
     saved = build_model(tiny_recipe.model_copy(update={"embedding_size": size}))
-    randomised(saved)
+    randomized(saved)
     save_model(tmp_path, saved, {"dataset": "drawn"})
     loaded = dfml.load(str(tmp_path))
     assert loaded.recipe == saved.recipe
@@ -68,9 +68,9 @@ def test_full_path_is_still_the_timm_model_after_save_and_load(tmp_path: Path, b
         backbone, num_classes=0, **({"img_size": 64} if backbone.startswith("deit") else {})
     ).eval()
     save_file(truth.state_dict(), weights)
-    recipe = recipe_from({"backbone": backbone, "weights": str(weights), "image_size": 64, "routers": 3})
+    recipe = recipe_from({"backbone": backbone, "weights": str(weights), "image_size": 64, "num_sub_blocks": 3})
     save_model(tmp_path / "best", build_model(recipe), {})
-    weights.unlink()  # what is loaded needs the recipe's weights no more
+    weights.unlink()  # a loaded model no longer needs the recipe's weights
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = nn.functional.normalize(truth(images), dim=1)
@@ -78,7 +78,7 @@ def test_full_path_is_still_the_timm_model_after_save_and_load(tmp_path: Path, b
 
 
 def test_model_in_channels_last_can_be_saved(model: EmbeddingModel, tmp_path: Path) -> None:
-    """As it is in training."""
+    """Training uses channels last."""
     expected = model.embed(pictures())
     save_model(tmp_path, model.to(memory_format=torch.channels_last), {})
     torch.testing.assert_close(dfml.load(tmp_path).embed(pictures()), expected)
@@ -92,7 +92,7 @@ def test_config_says_the_recipe_and_the_facts_given(model: EmbeddingModel, tmp_p
 
 
 def test_embed_does_what_evaluation_does(model: EmbeddingModel) -> None:
-    """Resize, centre crop, and the normalisation the backbone was pretrained with, in torchvision's older transforms."""
+    """Compare with torchvision's older transforms: resize, center crop, and normalization."""
     from torchvision import transforms as v1
 
     cfg = timm.get_pretrained_cfg("test_resnet").to_dict()
@@ -158,23 +158,23 @@ def test_weights_of_another_model_are_refused(model: EmbeddingModel, tmp_path: P
 
 
 def test_test_size_differs_for_a_convolutional_backbone_only() -> None:
-    vit = {"backbone": "test_vit", "weights": "random", "routers": 2, "image_size": 32, "test_size": 64}
+    vit = {"backbone": "test_vit", "weights": "random", "num_sub_blocks": 2, "image_size": 32, "test_size": 64}
     with pytest.raises(InvalidInput, match="test_vit takes one size only"):
         build_model(recipe_from(vit))
     conv = recipe_from({**vit, "backbone": "test_resnet"})
     assert build_model(conv).embed(pictures()).shape == (3, 96)
 
 
-def test_normalisation_is_the_backbones() -> None:
+def test_normalization_is_the_backbones() -> None:
     recipe = recipe_from({"backbone": "vit_tiny_patch16_224", "weights": "random", "image_size": 32})
-    assert build_model(recipe).normalisation == ((0.5,) * 3, (0.5,) * 3)
+    assert build_model(recipe).normalization == ((0.5,) * 3, (0.5,) * 3)
     recipe = recipe.model_copy(update={"backbone": "deit_tiny_patch16_224"})
-    assert build_model(recipe).normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert build_model(recipe).normalization == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_both_paths_go_through_the_head(tiny_recipe: Recipe) -> None:
     model = build_model(tiny_recipe.model_copy(update={"embedding_size": 8}))
-    randomised(model)
+    randomized(model)
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         both = model.both_paths(images)
@@ -202,7 +202,7 @@ def test_packaged_weights_are_used_when_training_starts() -> None:
         ("dfml.recipe", ("torch", "ray", "optuna", "wandb")),
         pytest.param(
             "dfml.train",
-            ("ray", "optuna", "orchestration"),  # timm itself imports wandb where it is installed
+            ("ray", "optuna", "orchestration"),  # timm itself imports wandb if it is installed
             marks=pytest.mark.integration,  # it imports torch
         ),
     ],

@@ -26,14 +26,14 @@ from dfml.objective import Objective
 from dfml.recipe import recipe_from
 from dfml.train import Training
 from tests.benchmark_layouts import draw
-from tests.dfml.factorized.backbones import randomised
+from tests.dfml.factorized.backbones import randomized
 
 CPU = torch.device("cpu")
 VALUES = {
     "backbone": "test_resnet",
     "weights": "random",
     "loss": "cross_entropy",
-    "routers": 2,
+    "num_sub_blocks": 2,
     "image_size": 32,
     "batch_size": 6,
     "epochs": 2,
@@ -43,7 +43,7 @@ VALUES = {
 
 
 def imagenet(root: Path, classes: int = 6) -> Path:
-    """A miniature in ImageNet's layout: 5 training and 2 validation images a class."""
+    """Draw a miniature in ImageNet's layout: 5 training and 2 validation images per class."""
     for number in range(classes):
         for folder, count in (("train", 5), ("val", 2)):
             for i in range(count):
@@ -112,7 +112,7 @@ def test_loss_is_cross_entropy_on_both_paths() -> None:
     torch.manual_seed(0)
     recipe = recipe_from({**VALUES, "label_smoothing": 0.1, "routed_weight": 0.3})
     model = build_model(recipe, class_names="abcd")
-    randomised(model)
+    randomized(model)
     objective = Objective(model, 4).double().train()
     images, labels = torch.randn(5, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 3, 2, 2, 1])
     terms = objective(images, labels)
@@ -141,9 +141,9 @@ def test_training_scores_top_1_and_the_stored_model_says_the_same(packed: Path, 
     images = ShardedImages(packed, "train")
     recipe = recipe_from(VALUES)
     training = Training(recipe, *training_and_validation(images, 0, "classification"), CPU)
-    figures = list(training.epochs())
-    assert all(0 <= f["top_1"] <= f["top_5"] <= 1 and f["score"] == f["top_1"] for f in figures)
-    assert figures[-1]["best_score"] == max(f["top_1"] for f in figures)
+    metrics = list(training.epochs())
+    assert all(0 <= f["top_1"] <= f["top_5"] <= 1 and f["score"] == f["top_1"] for f in metrics)
+    assert metrics[-1]["best_score"] == max(f["top_1"] for f in metrics)
     save_model(tmp_path, training.model, {})
     model = load(tmp_path)
     test = ShardedImages(packed, "test")
@@ -158,7 +158,7 @@ def test_training_scores_top_1_and_the_stored_model_says_the_same(packed: Path, 
 def test_retrieval_model_has_no_classifier(tmp_path: Path) -> None:
     model = build_model(recipe_from({**VALUES, "loss": "proxy_anchor"}), class_names="ab")
     draw(tmp_path / "x.jpg", 0, 0)
-    with pytest.raises(InvalidInput, match="no classifier: use embed"):
+    with pytest.raises(InvalidInput, match="no classifier; use embed"):
         model.classify([decode((tmp_path / "x.jpg").read_bytes())])
 
 

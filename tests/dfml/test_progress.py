@@ -1,4 +1,4 @@
-"""Lines within a long epoch."""
+"""Progress lines within a long epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The publication's layout of weights: sub-blocks put together again are timm's model."""
+"""The publication's layout of weights: its sub-blocks add up to timm's model."""
 
 from __future__ import annotations
 
@@ -31,21 +31,23 @@ def deit() -> nn.Module:
     return model.eval()
 
 
-def converted(tmp_path: Path, file: str = "in.pth", nested: bool = True, routers: int = 3, to: str = "out.pth") -> Path:
+def converted(
+    tmp_path: Path, file: str = "in.pth", nested: bool = True, num_sub_blocks: int = 3, to: str = "out.pth"
+) -> Path:
     state = deit().state_dict()
     if file.endswith(".safetensors"):
         save_file(state, tmp_path / file)
     else:
         torch.save({"model": state} if nested else state, tmp_path / file)
     out = tmp_path / "new" / to
-    arguments = ["--input", str(tmp_path / file), "--output", str(out), "--routers", str(routers)]
+    arguments = ["--input", str(tmp_path / file), "--output", str(out), "--routers", str(num_sub_blocks)]
     assert main(arguments) == 0
     return out
 
 
 @pytest.fixture(scope="module")
 def pth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A converted file."""
+    """Convert the weights to a .pth file."""
     return converted(tmp_path_factory.mktemp("converted"))
 
 
@@ -55,7 +57,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("file", "nested"), [("in.pth", True), ("in.pth", False), ("in.safetensors", False)])
 def test_sub_blocks_of_a_converted_file_add_up_to_the_dense_attention(tmp_path: Path, file: str, nested: bool) -> None:
-    """Each sub-block run as the publication's code does: its own qkv, one head of 64, its own projection."""
+    """Each sub-block is run as in the publication's code: its own qkv, one head of 64, and proj."""
     state, block = read(converted(tmp_path, file, nested)), deit().blocks[1]
     x = torch.randn(2, 6, 192)
     total = torch.zeros_like(x)
@@ -101,8 +103,8 @@ def test_trained_file_of_the_publication_keeps_its_biases_and_routers(pth: Path,
 
 
 def test_another_number_of_sub_blocks_than_the_recipes_is_refused(pth: Path) -> None:
-    recipe = recipe_from({"backbone": DEIT, "weights": str(pth), "image_size": 32, "routers": 1})
-    with pytest.raises(InvalidInput, match="has 3 sub-blocks a block, 1 are asked for"):
+    recipe = recipe_from({"backbone": DEIT, "weights": str(pth), "image_size": 32, "num_sub_blocks": 1})
+    with pytest.raises(InvalidInput, match="has 3 sub-blocks per block, not 1; set num_sub_blocks to 3"):
         build_model(recipe)
 
 
@@ -110,7 +112,7 @@ def test_another_number_of_sub_blocks_than_the_recipes_is_refused(pth: Path) -> 
     ("content", "arguments", "reason"),
     [
         (None, [], "doesn't|don't exist"),
-        ({"model": {"fc.weight": torch.zeros(2, 2)}}, [], "give those of a timm ViT or DeiT"),
+        ({"model": {"fc.weight": torch.zeros(2, 2)}}, [], "give the weights of a timm ViT or DeiT"),
         ("deit", ["--routers", "2"], r"doesn't divide the 3 heads .*: 1, 3"),
         ("converted", [], "factorized already"),
     ],

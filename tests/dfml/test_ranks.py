@@ -24,6 +24,7 @@ from dfml.objective import Objective
 from dfml.recipe import Recipe, recipe_from
 from dfml.train import Training
 from tests import forked
+from tests.epoch_metrics import flat
 
 pytestmark = pytest.mark.integration
 
@@ -37,9 +38,9 @@ VIT = {
     "backbone": "test_vit",
     "weights": "random",
     "image_size": 32,
-    "routers": 2,
+    "num_sub_blocks": 2,
     "embedding_size": 8,
-    # So large that a factor wrong in any term would be seen.
+    # Large enough to reveal a wrong factor in any term.
     "routed_weight": 0.5,
     "embedding_reconstruction": 0.5,
     "stream_reconstruction": 0.05,
@@ -47,7 +48,7 @@ VIT = {
 
 
 def objective(loss: str = "proxy_anchor") -> Objective:
-    """In float64, so that 1e-5 leaves no room for a wrong term."""
+    """Build the objective in float64, in which an error of 1e-5 reveals a wrong term."""
     torch.manual_seed(0)
     pairs = {"images_per_class": 2} if CONSTANTS[loss].pairs else {}
     values = {**VIT, "loss": loss, **pairs, "balance_weight": 0.2, "blocks": "0,3,5"}
@@ -61,14 +62,14 @@ def images() -> Tensor:
 
 
 def points() -> tuple[Tensor, Tensor]:
-    """301 embeddings, a number that no two ranks share evenly, some of them alone in their class."""
+    """Return 301 embeddings, which no two ranks share evenly, some of them alone in their class."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.randint(60, (301,), generator=generator)
     return nn.functional.normalize(torch.randn(301, 16, generator=generator) + labels[:, None] / 20, dim=1), labels
 
 
 def in_ranks(function: Callable[..., None], world: int, folder: Path, *arguments: object) -> list[dict[str, Any]]:
-    """What each of some processes found that call this function with their number, the folder and the rest; it wrote it there."""
+    """Run `function(number, folder, *arguments)` in processes, and return what each saved there."""
     call = (
         f"import sys; from tests.dfml import test_ranks as it; it.{function.__name__}(int(sys.argv[1]), *sys.argv[2:])"
     )
@@ -86,13 +87,15 @@ def run_training(recipe: Recipe, packed: Path) -> tuple[list[dict[str, float]], 
     subset = subset_of_classes(ShardedImages(packed, "train"), np.arange(5))
     validation = subset_of_classes(ShardedImages(packed, "test"))  # 12 images
     training = Training(recipe, subset, validation, CPU)
-    figures = [{name: value for name, value in epoch.items() if "second" not in name} for epoch in training.epochs()]
+    metrics = [
+        {name: value for name, value in flat(epoch).items() if "second" not in name} for epoch in training.epochs()
+    ]
     odd = subset_of_classes(ShardedImages(packed, "test"), np.array([7]))  # 3 images over 2 ranks
-    return figures, training.embed(odd)
+    return metrics, training.embed(odd)
 
 
 def short_steps(recipe: Recipe, packed: Path) -> Training:
-    """3 steps an epoch, of 3 × 2 images."""
+    """Build a training with 3 steps per epoch, of 3 × 2 images."""
     recipe = recipe.model_copy(update={"batch_size": 6, "images_per_class": 2})
     return Training(recipe, subset_of_classes(ShardedImages(packed, "train"), np.arange(5)), None, CPU)
 
@@ -106,7 +109,7 @@ def interrupted(recipe: Recipe, packed: Path, folder: Path) -> bool:
 
     def keep() -> None:
         if rank() == 0:
-            training.save(folder / "unfinished")
+            training.save(folder / "mid_epoch")
         raise Stopped
 
     try:
@@ -117,7 +120,7 @@ def interrupted(recipe: Recipe, packed: Path, folder: Path) -> bool:
 
 
 def gradients_of_losses(number: int, folder: str, size: str) -> None:
-    """For each loss the gradients that a rank finds on its share; it writes them."""
+    """Write for each loss the gradients that a rank computes on its share."""
     world = int(size)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
     first = sum(SHARES[world][:number])
@@ -133,7 +136,7 @@ def gradients_of_losses(number: int, folder: str, size: str) -> None:
 
 @pytest.fixture(scope="module")
 def of_one_process() -> dict[str, dict[str, Tensor]]:
-    """For each loss the gradients on the whole batch."""
+    """Return for each loss the gradients on the whole batch."""
     found = {}
     for loss in LOSSES:
         one = objective(loss)
@@ -156,7 +159,7 @@ def test_gradients_of_every_loss_are_those_of_one_process(
 
 
 def work(number: int, folder: str, packed: str) -> None:
-    """What each rank does; it writes what it found."""
+    """Do the work of one rank, and write its results."""
     recipe = recipe_from(RECIPE)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     found: dict[str, object] = {"world": (rank(), world_size())}
@@ -175,7 +178,7 @@ def work(number: int, folder: str, packed: str) -> None:
 
     found["metrics"] = retrieval_metrics(*points(), recall_at=(1, 100))
 
-    found["figures"], found["embeddings"] = run_training(recipe, Path(packed))
+    found["epochs"], found["embeddings"] = run_training(recipe, Path(packed))
     found["interrupted"] = interrupted(recipe, Path(packed), Path(folder))
     torch.save(found, Path(folder, f"{number}.pt"))
     dist.destroy_process_group()
@@ -186,7 +189,7 @@ RECIPE = {
     "backbone": "test_resnet",
     "weights": "random",
     "image_size": 32,
-    "routers": 2,
+    "num_sub_blocks": 2,
     "batch_size": 9,  # 5 and 4 images
     "images_per_class": 3,
     "epochs": 2,
@@ -202,19 +205,19 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the ranks write."""
+    """Return the folder to which the ranks write."""
     return tmp_path_factory.mktemp("ranks")
 
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path, packed: Path) -> Found:
-    """What each of two ranks found."""
+    """Return the results of each of two ranks."""
     return in_ranks(work, 2, folder, packed)
 
 
 @pytest.fixture(scope="module")
 def of_one(packed: Path, recipe: Recipe) -> tuple[list[dict[str, float]], Tensor]:
-    """What one process finds when it trains."""
+    """Return the results of training in one process."""
     return run_training(recipe, packed)
 
 
@@ -256,10 +259,10 @@ def test_terms_for_the_log_are_those_of_one_process(ranks: Found) -> None:
 
 
 def test_training_gives_the_figures_of_one_process(ranks: Found, of_one: tuple[list[dict[str, float]], Tensor]) -> None:
-    figures, _ = of_one
+    metrics, _ = of_one
     for found in ranks:
-        assert found["figures"][0] == pytest.approx(figures[0], rel=1e-4)
-        assert found["figures"][1] == pytest.approx(figures[1], rel=1e-2)
+        assert found["epochs"][0] == pytest.approx(metrics[0], rel=1e-4)
+        assert found["epochs"][1] == pytest.approx(metrics[1], rel=1e-2)
 
 
 def test_one_process_goes_on_within_the_epoch_that_two_began(
@@ -267,10 +270,10 @@ def test_one_process_goes_on_within_the_epoch_that_two_began(
 ) -> None:
     assert all(found["interrupted"] for found in ranks)
     whole, resumed = (short_steps(recipe, packed) for _ in range(2))
-    resumed.load(folder / "unfinished")
-    assert resumed.unfinished is not None
-    assert resumed.unfinished.step == 2
-    expected, given = next(whole.epochs()), next(resumed.epochs())
+    resumed.load(folder / "mid_epoch")
+    assert resumed.mid_epoch is not None
+    assert resumed.mid_epoch.step == 2
+    expected, given = flat(next(whole.epochs())), flat(next(resumed.epochs()))
     for name, value in expected.items():
         if "second" not in name:
             assert given[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name

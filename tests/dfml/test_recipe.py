@@ -1,4 +1,4 @@
-"""Recipes: the published defaults, and one sentence for each that can't be used."""
+"""Recipes: the published defaults, and a message of one sentence for each unusable recipe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_schedule_is_chosen_by_its_kind(values: dict[str, Any], schedule: object
 
 
 def test_recipe_survives_json() -> None:
-    recipe = recipe_from({"schedule": {"kind": "exponential", "gamma": 0.7}, "routers": 6, "embedding_size": 128})
+    recipe = recipe_from(
+        {"schedule": {"kind": "exponential", "gamma": 0.7}, "num_sub_blocks": 6, "embedding_size": 128}
+    )
     assert recipe_from(recipe.model_dump(mode="json")) == recipe
 
 
@@ -50,14 +52,14 @@ BAD = [
     ({"lr": math.nan}, "lr"),
     ({"lr": math.inf}, "lr"),
     ({"alpha": math.inf}, "alpha"),
-    ({"routers": 0}, "routers = 0"),
-    ({"routers": 2.5}, "routers = 2.5"),
+    ({"num_sub_blocks": 0}, "num_sub_blocks = 0"),
+    ({"num_sub_blocks": 2.5}, "num_sub_blocks = 2.5"),
     ({"epochs": 0}, "epochs = 0"),
     ({"batch_size": 1}, "batch_size = 1"),
     ({"image_size": 16}, "image_size = 16"),
     ({"test_crop": 1.5}, "test_crop = 1.5"),
     ({"crop_scale": 0}, "crop_scale = 0"),
-    ({"seed": -1}, "seed"),  # numpy's generators take none
+    ({"seed": -1}, "seed"),  # numpy's generators take no negative seed
     ({"loss": "hinge"}, "loss = 'hinge'"),
     ({"schedule": {"kind": "linear"}}, "'step', 'cosine', 'exponential'"),
     ({"schedule": {"kind": "step", "step": 0}}, "step = 0"),

@@ -1,4 +1,4 @@
-"""The folder of a run: what it keeps, what it goes on from after a kill at any moment, and that it takes no other run."""
+"""The folder of a run: its contents, resuming after a kill at any moment, refusing other runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_keeps_every_epochs_figures_the_last_state_and_the_best_model(
     assert logged(folder) == [1, 2, 3]
     assert sorted(path.name for path in folder.root.iterdir()) == ["best", "epoch_0003", "epochs.jsonl", "run.json"]
     assert folder.last() == folder.root / "epoch_0003"
-    assert folder.best_figures()["epoch"] == training.figures["best_epoch"]
+    assert folder.best_metrics()["epoch"] == training.metrics["best_epoch"]
     folder.add_to_best({"test": {"recall_at_1": 0.5}})
     config = json.loads((folder.best / "config.json").read_text())
     assert (config["test"], config["dataset"]) == ({"recall_at_1": 0.5}, "drawn")
@@ -56,7 +56,7 @@ def test_keeps_how_far_an_epoch_is_until_it_has_ended(training: Training, tiny_r
     within = []
 
     def keep() -> None:
-        folder.keep_unfinished(training)
+        folder.save_mid_epoch(training)
         within.append([path.name for path in folder.root.glob("epoch_*")])
 
     for _ in training.epochs(2, on_checkpoint=keep, checkpoint_steps=1):
@@ -67,7 +67,7 @@ def test_keeps_how_far_an_epoch_is_until_it_has_ended(training: Training, tiny_r
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it runs."""
+    """A stand-in for SIGKILL: nothing after it runs."""
 
 
 @pytest.mark.integration
@@ -99,7 +99,7 @@ def test_after_a_kill_at_any_rename_the_run_goes_on_to_the_same_folder(
             again.keep(resumed)
         training = resumed
     assert logged(folder) == [1, 2, 3]
-    assert folder.best_figures()["epoch"] == training.figures["best_epoch"]
+    assert folder.best_metrics()["epoch"] == training.metrics["best_epoch"]
     assert [name for name in os.listdir(folder.root) if name.endswith(".partial")] == []
 
 
@@ -109,8 +109,8 @@ def test_another_run_is_refused_and_the_difference_named(
     folder = RunFolder(tmp_path, run(tiny_recipe))
     next(training.epochs())
     folder.keep(training)
-    RunFolder(tmp_path, run(tiny_recipe))  # the same goes on
-    with pytest.raises(InvalidInput, match=r"lr = 0\.001, now it is 0\.5: .*another --out"):
+    RunFolder(tmp_path, run(tiny_recipe))  # the same run resumes
+    with pytest.raises(InvalidInput, match=r"lr = 0\.001, now it is 0\.5; .*another --out"):
         RunFolder(tmp_path, run(tiny_recipe.model_copy(update={"lr": 0.5})))
     with pytest.raises(InvalidInput, match="dataset = 'drawn', now it is 'cub'"):
         RunFolder(tmp_path, {**run(tiny_recipe), "dataset": "cub"})

@@ -1,4 +1,4 @@
-"""The train loop on drawn images: what trains when, that it can be repeated and resumed, and that it learns."""
+"""The training loop on drawn images: warm-up, reproducibility, resuming, and learning."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from dfml.recipe import Recipe, recipe_from
 from dfml.schedule import CosineDecay
 from dfml.train import Training, TrainingDiverged
 from tests.dfml.conftest import TINY
+from tests.epoch_metrics import flat
 
 CPU = torch.device("cpu")
-SHORT_STEPS = {**TINY, "batch_size": 4}  # 4 or 5 steps an epoch
+SHORT_STEPS = {**TINY, "batch_size": 4}  # 4 or 5 steps per epoch
 Undisturbed = tuple[list[dict[str, float]], dict[str, Tensor]]
 
 
@@ -36,13 +37,13 @@ def validation(train_images: ShardedImages) -> ClassSubset:
 
 def figures_and_parameters(recipe: Recipe, train: ClassSubset, validation: ClassSubset) -> Undisturbed:
     training = Training(recipe, train, validation, CPU)
-    figures = [dict(epoch) for epoch in training.epochs()]
-    return figures, parameters(training)
+    metrics = [dict(epoch) for epoch in training.epochs()]
+    return metrics, parameters(training)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(train: ClassSubset, validation: ClassSubset) -> Undisturbed:
-    """The figures of a run's epochs, and the parameters that it ends with."""
+    """Return the metrics of an undisturbed run's epochs, and its final parameters."""
     return figures_and_parameters(recipe_from(TINY), train, validation)
 
 
@@ -51,8 +52,8 @@ def undisturbed_in_short_steps(train: ClassSubset, validation: ClassSubset) -> U
     return figures_and_parameters(recipe_from(SHORT_STEPS), train, validation)
 
 
-def numbers(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if "second" not in name and name != "began"}
+def numbers(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in flat(metrics).items() if "second" not in name and name != "began"}
 
 
 def parameters(training: Training) -> dict[str, Tensor]:
@@ -78,13 +79,13 @@ def test_warm_up_trains_proxies_and_routers_alone(tiny_recipe: Recipe, train: Cl
 
 def test_figures_of_an_epoch(undisturbed: Undisturbed) -> None:
     epochs, _ = undisturbed
-    assert [figures["epoch"] for figures in epochs] == [1, 2, 3]
+    assert [metrics["epoch"] for metrics in epochs] == [1, 2, 3]
     for name in ("loss", "loss_full", "loss_routed", "recall_at_1", "map_at_r", "r_precision", "images_per_second"):
-        assert all(np.isfinite(figures[name]) for figures in epochs)
-    for i, figures in enumerate(epochs):
+        assert all(np.isfinite(metrics[name]) for metrics in epochs)
+    for i, metrics in enumerate(epochs):
         recalls = [earlier["recall_at_1"] for earlier in epochs[: i + 1]]
-        assert figures["best_score"] == max(recalls)
-        assert figures["best_epoch"] == recalls.index(max(recalls)) + 1
+        assert metrics["best_score"] == max(recalls)
+        assert metrics["best_epoch"] == recalls.index(max(recalls)) + 1
 
 
 def test_learning_rates_are_the_schedules_and_the_proxies_are_multiplied(
@@ -94,8 +95,8 @@ def test_learning_rates_are_the_schedules_and_the_proxies_are_multiplied(
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=tiny_recipe.lr)
     truth = StepLR(optimizer, step_size=1, gamma=0.5)
     proxies = training.objective.metric_loss.proxies
-    for figures in training.epochs():
-        assert figures["lr"] == pytest.approx(truth.get_last_lr()[0])
+    for metrics in training.epochs():
+        assert metrics["lr"] == pytest.approx(truth.get_last_lr()[0])
         for group in training.optimizer.param_groups:
             factor = 100 if any(parameter is proxies for parameter in group["params"]) else 1
             assert group["lr"] == pytest.approx(factor * truth.get_last_lr()[0])
@@ -122,9 +123,9 @@ def test_same_seed_gives_the_same_figures(
 ) -> None:
     def run(recipe: Recipe, epochs: int) -> list[dict[str, float]]:
         torch.manual_seed(int(np.random.default_rng().integers(1000)))  # must not matter
-        return [numbers(figures) for figures in Training(recipe, train, validation, CPU).epochs(epochs)]
+        return [numbers(metrics) for metrics in Training(recipe, train, validation, CPU).epochs(epochs)]
 
-    expected = [numbers(figures) for figures in undisturbed[0]]
+    expected = [numbers(metrics) for metrics in undisturbed[0]]
     assert run(tiny_recipe, 2) == expected[:2]
     assert run(tiny_recipe.model_copy(update={"seed": 1}), 1)[0]["loss"] != expected[0]["loss"]
 
@@ -145,10 +146,10 @@ def test_resumed_run_gives_the_figures_of_an_uninterrupted_one(
     second = Training(tiny_recipe, train, validation, CPU)
     second.load(tmp_path)
     assert second.epoch == stop
-    given = [numbers(figures) for figures in second.epochs()]
+    given = [numbers(metrics) for metrics in second.epochs()]
     assert len(given) == 3 - stop
-    for figures, truth in zip(given, expected[stop:], strict=True):
-        assert figures == pytest.approx(numbers(truth), rel=1e-5)
+    for metrics, truth in zip(given, expected[stop:], strict=True):
+        assert metrics == pytest.approx(numbers(truth), rel=1e-5)
     torch.testing.assert_close(parameters(second), trained, rtol=1e-4, atol=1e-6)
 
 
@@ -169,8 +170,8 @@ def test_run_resumed_within_an_epoch_gives_the_figures_of_an_uninterrupted_one(
         pass
 
     def checkpoint() -> None:
-        assert first.unfinished is not None
-        if (first.epoch + 1, first.unfinished.step) == stop:
+        assert first.mid_epoch is not None
+        if (first.epoch + 1, first.mid_epoch.step) == stop:
             first.save(tmp_path)
             raise Stopped
 
@@ -179,10 +180,10 @@ def test_run_resumed_within_an_epoch_gives_the_figures_of_an_uninterrupted_one(
     second = Training(recipe, train, validation, CPU)
     second.load(tmp_path)
     steps: list[tuple[int, int]] = []
-    given = [numbers(figures) for figures in second.epochs(on_step=lambda epoch, step, *_: steps.append((epoch, step)))]
+    given = [numbers(metrics) for metrics in second.epochs(on_step=lambda epoch, step, *_: steps.append((epoch, step)))]
     assert steps[0] == (stop[0], stop[1] + 1)
-    for figures, truth in zip(given, expected[stop[0] - 1 :], strict=True):
-        assert figures == pytest.approx(numbers(truth), rel=1e-5)
+    for metrics, truth in zip(given, expected[stop[0] - 1 :], strict=True):
+        assert metrics == pytest.approx(numbers(truth), rel=1e-5)
     torch.testing.assert_close(parameters(second), trained, rtol=1e-4, atol=1e-6)
 
 
@@ -192,8 +193,8 @@ def test_what_is_saved_after_an_epoch_says_nothing_of_the_middle_of_one(
     training = Training(tiny_recipe, train, None, CPU)
     list(training.epochs(1, on_checkpoint=lambda: None, checkpoint_steps=1))
     training.save(tmp_path)
-    assert training.unfinished is None
-    assert not (tmp_path / "unfinished.pt").exists()
+    assert training.mid_epoch is None
+    assert not (tmp_path / "mid_epoch.pt").exists()
 
 
 def test_resumed_run_remembers_the_best_epoch(
@@ -201,7 +202,7 @@ def test_resumed_run_remembers_the_best_epoch(
 ) -> None:
     first = Training(tiny_recipe, train, validation, CPU)
     next(first.epochs())
-    first.figures["best_score"] = 2.0  # better than any epoch can be
+    first.metrics["best_score"] = 2.0  # better than any epoch can be
     first.save(tmp_path)
     second = Training(tiny_recipe, train, validation, CPU)
     second.load(tmp_path)
@@ -220,16 +221,16 @@ def test_loss_that_is_no_number_stops_the_run(tiny_recipe: Recipe, train: ClassS
 
 def test_learning_rate_far_too_high_stops_the_run(tiny_recipe: Recipe, train: ClassSubset) -> None:
     training = Training(tiny_recipe.model_copy(update={"lr": 1e30, "warm_epochs": 0}), train, None, CPU)
-    with pytest.raises(TrainingDiverged, match=r"lower it"):
+    with pytest.raises(TrainingDiverged, match=r"lower the rate"):
         list(training.epochs())
 
 
 @pytest.mark.integration
 def test_training_tells_the_classes_apart(tiny_recipe: Recipe, train: ClassSubset) -> None:
-    """Ten epochs: the full path's loss on the training images falls by a sixth and more."""
+    """Ten epochs lower the full path's loss on the training images by a sixth or more."""
     changes = {"epochs": 10, "schedule": CosineDecay()}
     training = Training(tiny_recipe.model_copy(update=changes), train, None, CPU)
-    losses = [figures["loss_full"] for figures in training.epochs()]
+    losses = [metrics["loss_full"] for metrics in training.epochs()]
     assert losses[-1] < losses[0] * 5 / 6
 
 
@@ -250,6 +251,6 @@ def test_embeddings_are_the_models_in_the_order_of_the_subset(tiny_recipe: Recip
 
 def test_embedding_takes_any_function_of_images(tiny_recipe: Recipe, test_images: ShardedImages) -> None:
     subset = subset_of_classes(test_images)
-    normalisation = Training(tiny_recipe, subset, None, CPU).model.normalisation
-    means = embed(lambda images: images.mean(dim=(2, 3)), subset, tiny_recipe, normalisation, CPU)
+    normalization = Training(tiny_recipe, subset, None, CPU).model.normalization
+    means = embed(lambda images: images.mean(dim=(2, 3)), subset, tiny_recipe, normalization, CPU)
     assert means.shape == (12, 3)

@@ -1,4 +1,4 @@
-"""Options for speed, memory and the routers: those that must change nothing change nothing, the others do what they say."""
+"""Options for speed, memory and routers: results are unchanged, or change as documented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VIT = {
     "backbone": "test_vit",
     "weights": "random",
     "image_size": 32,
-    "routers": 2,
+    "num_sub_blocks": 2,
     "blocks": "0,2-3",
     "embedding_reconstruction": 0.5,
     "stream_reconstruction": 0.05,
@@ -72,7 +72,7 @@ def test_without_weight_on_the_routed_path_only_the_full_path_is_trained() -> No
     terms, gradients = loss_and_gradients(trained, images(torch.float32))
     assert set(terms) == {"loss", "loss_full"}
     assert gradients
-    # DistributedDataParallel waits for whatever has requires_grad.
+    # DistributedDataParallel waits for every parameter with requires_grad.
     assert set(gradients) == {name for name, p in trained.named_parameters() if p.requires_grad}
     assert not any("router." in name for name in gradients)
 
@@ -83,28 +83,26 @@ def test_blocks_not_named_stay_dense() -> None:
 
 
 def test_temperature_reaches_every_router() -> None:
-    routers = build_model(recipe_from({**VIT, "router_temperature": 2.5})).backbone.all_routers()
+    routers = build_model(recipe_from({**VIT, "router_temperature": 2.5})).backbone.routers()
     assert [router.temperature for router in routers] == [2.5] * 6
 
 
 def test_balance_term_is_the_switch_transformers() -> None:
     balanced = objective(balance_weight=0.3).double()
     inputs: list[Tensor] = []
-    hooks = [
-        r.register_forward_hook(lambda _, z, __: inputs.append(z[0])) for r in balanced.model.backbone.all_routers()
-    ]
+    hooks = [r.register_forward_hook(lambda _, z, __: inputs.append(z[0])) for r in balanced.model.backbone.routers()]
     terms = balanced(images(), LABELS)
     for hook in hooks:
         hook.remove()
     expected = torch.zeros((), dtype=torch.float64)
-    for router, z in zip(balanced.model.backbone.all_routers(), inputs, strict=True):
+    for router, z in zip(balanced.model.backbone.routers(), inputs, strict=True):
         p = torch.softmax(z.flatten(0, -2) @ router.weight.T, dim=1)
         share = torch.stack([(p.argmax(1) == k).double().mean() for k in range(2)])
         expected = expected + 2 * (share * p.mean(0)).sum() / len(inputs)
     torch.testing.assert_close(terms["load_balance"], expected)
     plain = objective().double()(images(), LABELS)["loss"]
     torch.testing.assert_close(terms["loss"], plain + 0.3 * expected)
-    weights = [router.weight for router in balanced.model.backbone.all_routers()]
+    weights = [router.weight for router in balanced.model.backbone.routers()]
     given = torch.autograd.grad(terms["load_balance"], weights, retain_graph=True)
     torch.testing.assert_close(given, torch.autograd.grad(expected, weights))
 

@@ -1,12 +1,14 @@
-"""Python processes that are forked from one that has imported torch and timm already.
+"""Python processes that are forked from a process that has already imported torch and timm.
 
-A new Python takes 4 to 8 seconds of a core to import them, a sweep's trial of two workers three times that. Where a test isn't about
-that start, it has two ways around it:
+A fresh Python needs 4 to 8 seconds of a core to import them, and a sweep's trial of two workers
+three times that. A test that doesn't depend on this start has two ways to avoid it:
 
-- `Popen` and `run` stand for subprocess's: for commands that are this Python with `-m MODULE`, `-c CODE` or a script.
-- `workers()` are environment variables with which the workers of a Ray that is started under them are forked too.
+- `Popen` and `run` replace those of subprocess, for commands that run this Python with `-m MODULE`,
+  `-c CODE` or a script.
+- `workers()` returns environment variables; Ray forks its workers too if it is started with them.
 
-One server (`server.py`) forks them for both of pytest-xdist's processes; it ends with the run of pytest, and they end with it.
+One server (`server.py`) forks for both of pytest-xdist's processes. It ends with the run of pytest,
+and all forked processes end with it.
 """
 
 from tests.forked.client import Popen, ancestors, run, share, workers

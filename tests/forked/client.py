@@ -1,4 +1,4 @@
-"""Asks the server for processes, as subprocess asks the operating system."""
+"""Client of the server: its interface is that of subprocess."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from typing import Any
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-INTERPRETER = Path(__file__).parent / "interpreter"  # its sitecustomize.py stands between Ray and its workers
+# Folder of the sitecustomize.py that Ray's workers run first.
+INTERPRETER = Path(__file__).parent / "interpreter"
 START_SECONDS = 120
-SHARED = "DFML_FORKS"  # in the environment: the folder of the server that the processes of a run of pytest share
+# Environment variable: the folder of the server that all processes of a run of pytest share.
+SHARED = "DFML_FORKS"
 
 
 class Popen(subprocess.Popen[str]):
-    """As subprocess's, in text mode; the server forks the process, and says how it ended."""
+    """The equivalent of `subprocess.Popen` in text mode for a process that the server forks."""
 
     def __init__(self, command: list[str], **options: Any) -> None:
         assert command[0] == sys.executable, command
@@ -61,11 +63,12 @@ class Popen(subprocess.Popen[str]):
         return self.returncode
 
     def _learn(self, timeout: float | None) -> None:
-        """Take what the server says of the process's end."""
+        """Receive the exit code from the server, if the process ends within the timeout."""
         if self.returncode is None and select.select([self._server], [], [], timeout)[0]:
             said = self._server.recv(64)
             self._server.close()
-            self.returncode = int(said) if said else -signal.SIGKILL  # the server itself has gone
+            # An empty message means that the server itself has ended.
+            self.returncode = int(said) if said else -signal.SIGKILL
 
 
 def run(
@@ -76,7 +79,7 @@ def run(
     timeout: float | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """As subprocess's, in text mode."""
+    """Run a command like `subprocess.run` in text mode, in a forked process."""
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with Popen(command, **options) as process:
@@ -92,15 +95,16 @@ def run(
 
 
 def share() -> None:
-    """Let this process share one server with the processes that it starts; the server ends with it."""
-    os.environ[SHARED] = tempfile.mkdtemp(prefix="forked-", dir="/tmp")  # a socket's path must be short
+    """Share one server with the processes that this process starts; the server ends with it."""
+    # The path of a socket must be short.
+    os.environ[SHARED] = tempfile.mkdtemp(prefix="forked-", dir="/tmp")
     (Path(os.environ[SHARED]) / "owner").write_text(str(os.getpid()))
     atexit.register(shutil.rmtree, os.environ[SHARED], ignore_errors=True)
 
 
 @functools.cache
 def server() -> Path:
-    """Return the folder of the server's socket; start the server if it doesn't run yet."""
+    """Return the folder of the server's socket; start the server if it isn't running."""
     if SHARED not in os.environ:
         share()
     folder = Path(os.environ[SHARED])
@@ -125,13 +129,17 @@ def _start(folder: Path) -> None:
 
 
 def workers() -> dict[str, str]:
-    """Environment variables with which the workers of a Ray cluster are forked."""
+    """Return the environment variables with which the workers of a Ray cluster are forked."""
     path = [str(INTERPRETER), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"DFML_FORKED": str(server()), "PYTHONPATH": os.pathsep.join(path)}
 
 
 def ancestors(process: psutil.Process) -> list[psutil.Process]:
-    """A process's parents; where it was forked for another process (a worker of Ray's), that process and its parents."""
+    """Return a process's ancestors.
+
+    A forked worker of Ray has a stand-in; its ancestors are the stand-in and the stand-in's
+    ancestors.
+    """
     stands_for = server() / str(process.pid)
     if stands_for.exists():
         one = psutil.Process(int(stands_for.read_text()))

@@ -1,9 +1,10 @@
-"""Fork a process per request: `python -m tests.forked.server FOLDER OWNER`.
+"""Server that forks one process per request: `python -m tests.forked.server FOLDER OWNER`.
 
-FOLDER gets the socket; OWNER is the number of the process with which the server ends.
+FOLDER gets the socket; OWNER is the ID of the process with which the server ends.
 
-Commands are forked from this server, which has torch and timm. Sweeps and Ray's workers are forked from helpers, which are forked from it
-and have imported Ray: one helper per environment, as Ray's compiled part reads the environment when it is imported.
+Commands are forked from this server, which has imported torch and timm. Sweeps and Ray's workers
+are forked from helpers, which are forked from the server and have imported Ray. There is one helper
+per environment, because Ray's compiled part reads the environment when it is imported.
 """
 
 from __future__ import annotations
@@ -44,24 +45,28 @@ PRELOADED = (
     "requests",
     "jsonschema",
     "pydantic",
-    "wandb.sdk.launch",  # which W&B imports when a run begins
+    # W&B imports it when a run begins.
+    "wandb.sdk.launch",
     "rich.live",
 )
 PRELOADED_WITH_RAY = ("orchestration.sweep", "ray.train.torch")
-HELPERS = 6  # at most: those of three jobs that run side by side, a driver's and its workers'
-LARGEST = 2**20  # bytes of a request: arguments and environment
+# Maximum number of helpers: three concurrent jobs, each with a driver's and its workers' helper.
+HELPERS = 6
+# Maximum bytes of a request, with arguments and environment.
+LARGEST = 2**20
 
 
 class Forks:
-    """Fork processes, and look after them: each ends with its client, and the client is told how it ended.
+    """Forked processes: each is killed when its client ends, and its exit code goes to the client.
 
     Args:
-        folder: gets a file for each process that stands for another.
+        folder: the folder that gets a file for each process with a stand-in.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._running: dict[int, socket.socket] = {}  # the connection to its client, by process
+        # Connections to the clients, by process ID.
+        self._running: dict[int, socket.socket] = {}
         self._woken, wake = os.pipe()
         for end in (self._woken, wake):
             os.set_blocking(end, False)
@@ -84,13 +89,14 @@ class Forks:
         self._running[pid] = connection
 
     def wait(self, *sources: Any, seconds: float | None = None) -> list[Any]:
-        """Wait until one of the sources can be read, or for `seconds`; meanwhile look after the processes."""
+        """Wait until a source can be read, or for `seconds`, and handle the ends of processes."""
         waiting = {connection: pid for pid, connection in self._running.items()}
         ready = select.select([self._woken, *sources, *waiting], [], [], seconds)[0]
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
-        for connection in waiting.keys() & set(ready):  # it says no more: who asked has gone
+        # A client sends nothing more, so a readable connection means that the client has ended.
+        for connection in waiting.keys() & set(ready):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(waiting[connection], signal.SIGKILL)
             self._running[waiting[connection]] = socket.socket()
@@ -109,9 +115,10 @@ class Forks:
 
 
 def serve(folder: Path, listener: socket.socket, owner: int) -> None:
-    """Answer who connects, until the process `owner` has gone."""
+    """Answer clients until the process `owner` has ended."""
     forks = Forks(folder)
-    helpers: dict[str, socket.socket] = {}  # by the environment for which they have imported Ray
+    # Inboxes of the helpers, by the environment in which they have imported Ray.
+    helpers: dict[str, socket.socket] = {}
     gone = os.pidfd_open(owner)
     while True:
         ready = forks.wait(gone, listener)
@@ -137,7 +144,7 @@ def _uses_ray(words: list[str]) -> bool:
 
 
 def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], folder: Path) -> socket.socket:
-    """Return the inbox of the helper for an environment; start it if there is none."""
+    """Return the inbox of the helper for an environment; start the helper if there is none."""
     key = json.dumps(environment, sort_keys=True)
     if key not in helpers:
         while len(helpers) >= HELPERS:
@@ -147,15 +154,17 @@ def _helper(environment: dict[str, str], helpers: dict[str, socket.socket], fold
             _help(environment, its, folder)
         its.close()
         helpers[key] = mine
-    helpers[key] = helpers.pop(key)  # the last to be closed
+    # Move it to the end, so that it is closed last.
+    helpers[key] = helpers.pop(key)
     return helpers[key]
 
 
 def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> NoReturn:
-    """Import Ray, then fork sweeps and workers, until no more are asked for and all have ended."""
+    """Import Ray, then fork sweeps and workers until the inbox is closed and all have ended."""
     server = os.getppid()
     signal.set_wakeup_fd(-1)
-    os.closerange(3, inbox.fileno())  # the first request's output among them: it would never end
+    # The output of the first request is among them; an open copy would keep its reader waiting.
+    os.closerange(3, inbox.fileno())
     os.closerange(inbox.fileno() + 1, 4096)
     os.environ.clear()
     os.environ.update(environment)
@@ -178,8 +187,11 @@ def _help(environment: dict[str, str], inbox: socket.socket, folder: Path) -> No
 
 
 def _import_ray() -> None:
-    """Import Ray without drawing from its random numbers: all forks would draw the same ones after, and their tasks' ids must differ."""
-    importlib.import_module("orchestration.environment")
+    """Import Ray without using its random generator.
+
+    Otherwise all forks would draw the same numbers, but the IDs of their tasks must differ.
+    """
+    importlib.import_module("orchestration.cluster.environment")
     import ray.actor
     from ray._raylet import ActorClassID
 
@@ -192,12 +204,14 @@ def _import_ray() -> None:
     for module in PRELOADED_WITH_RAY:
         importlib.import_module(module)
     ray.actor.ActorClassID = ActorClassID
-    del sys.modules["orchestration.environment"]  # a driver's own import of it is to set the driver's environment
+    # A driver must import it itself, because the import sets the driver's environment.
+    del sys.modules["orchestration.cluster.environment"]
 
 
 def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:
-    """Be the process of a command, and end as it does."""
-    moved = [os.dup(fd) for fd in fds]  # none of them is 0, 1 or 2 then
+    """Turn this process into that of a command, and end as the command does."""
+    # Copies are never 0, 1 or 2.
+    moved = [os.dup(fd) for fd in fds]
     for number, fd in enumerate(moved):
         os.dup2(fd, number)
     os.closerange(3, 4096)
@@ -213,7 +227,8 @@ def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:
         setattr(sys, name, stream)
     _forget()
     code = _execute(request["command"])
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for other threads, as Python does
+    # Wait for other threads, as Python does.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -222,14 +237,15 @@ def _become(request: dict[str, Any], fds: list[int]) -> NoReturn:
 
 
 def _forget() -> None:
-    """Have what a new process has of its own: randomness, torch's threads, W&B's temporary folders."""
+    """Reset the state that forks must not share: random seeds, torch's threads, W&B's folders."""
     import numpy as np
     import torch
     from wandb.sdk.artifacts.artifact import Artifact
     from wandb.sdk.data_types._private import MEDIA_TMP
 
     for temporary in (MEDIA_TMP, Artifact._TMP_DIR):
-        temporary._finalizer.detach()  # type: ignore[attr-defined]  # else the first to end deletes that of all
+        # Otherwise the first fork that ends would delete the folder that all share.
+        temporary._finalizer.detach()  # type: ignore[attr-defined]
         temporary.__init__()  # type: ignore[misc]
     random.seed()
     np.random.seed()
@@ -237,14 +253,15 @@ def _forget() -> None:
 
 
 def _execute(words: list[str]) -> int:
-    """Do what Python does with these arguments; returns the exit code."""
+    """Do what Python does with these arguments, and return the exit code."""
     if words[0] == "-u":
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
         words = words[1:]
     try:
         if words[0] == "-m":
             sys.argv, sys.path[0] = words[1:], os.getcwd()
-            sys.modules.pop(f"{words[1]}.__main__", None)  # else runpy warns that it was imported already
+            # Otherwise runpy warns that it is already imported.
+            sys.modules.pop(f"{words[1]}.__main__", None)
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         elif words[0] == "-c":
             sys.argv, sys.path[0] = ["-c", *words[2:]], os.getcwd()
@@ -266,7 +283,7 @@ def _execute(words: list[str]) -> int:
 
 
 def _work_for_ray(words: list[str]) -> None:
-    """Do as Ray's setup_worker.py, which sets the environment and then becomes a Python that runs default_worker.py."""
+    """Do what Ray's setup_worker.py does: set the environment, then run default_worker.py."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--serialized-runtime-env-context", default="{}")
     parser.add_argument("--language")
@@ -282,7 +299,8 @@ def main(folder: Path, owner: int) -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     gc.enable()
-    gc.freeze()  # a fork that collects garbage would touch, and so copy, all that was imported
+    # Otherwise a fork's garbage collection would touch, and so copy, all imported objects.
+    gc.freeze()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(folder / "partial"))
     listener.listen(64)

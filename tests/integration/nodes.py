@@ -1,4 +1,7 @@
-"""A Ray cluster of several nodes on this machine, each a raylet of its own, and ways to break it. Its workers are forked (`tests.forked`)."""
+"""A Ray cluster of several nodes on this machine, with methods to break it.
+
+Each node is a separate raylet; its workers are forked (`tests.forked`).
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,27 @@ from small_sweep import Sweep
 
 from tests import forked
 
-WORKER_PROCESS = "RayTrainWorker"  # titles of Ray's processes
-TRIAL_PROCESS = "ImplicitFunc"  # that in which Tune calls our function
-MEETING_PROCESS = "SynchronizationActor"  # where a trial's workers wait for each other before they report
-STORE = 100 * 2**20  # bytes of each node's object store
-WITHOUT = {"no_monitor": True, "include_log_monitor": False}  # nothing here scales, or reads Ray's logs
-# Ray asks its nodes every 3 s, and takes one for lost that doesn't answer five times; where nothing is to be seen of these 15 s:
+# Titles of Ray's processes: a worker, the process in which Tune calls our function, and the one in
+# which a trial's workers wait for each other before they report.
+WORKER_PROCESS = "RayTrainWorker"
+TRIAL_PROCESS = "ImplicitFunc"
+MEETING_PROCESS = "SynchronizationActor"
+# Bytes of each node's object store.
+STORE = 100 * 2**20
+# No test here scales the cluster or reads Ray's logs.
+WITHOUT = {"no_monitor": True, "include_log_monitor": False}
+# By default Ray asks its nodes every 3 s and gives up a node after five missing answers; these
+# settings shorten the 15 s for tests in which they don't matter.
 SOON_LOST = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "4"}
 LIST_GROUPS = (
-    "import ray; ray.init(address='auto', log_to_driver=False, logging_level='CRITICAL'); from ray.util import placement_group_table; "
+    "import ray; ray.init(address='auto', log_to_driver=False, logging_level='CRITICAL'); "
+    "from ray.util import placement_group_table; "
     "print('left:', [g['name'] for g in placement_group_table().values() if g['state'] != 'REMOVED'])"
 )
 
 
 class Console:
-    """What a sweep prints, read while it runs."""
+    """The output of a sweep, read while it runs."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -53,8 +62,8 @@ class Console:
     def wait_for(self, text: str, seconds: float = 240) -> None:
         with self._grown:
             found = self._grown.wait_for(lambda: text in self.printed or not self._reader.is_alive(), seconds)
-        assert found, f"didn't say {text!r} in {seconds} s:\n{self.printed}"
-        assert text in self.printed, f"ended without saying {text!r}:\n{self.printed}"
+        assert found, f"didn't print {text!r} in {seconds} s:\n{self.printed}"
+        assert text in self.printed, f"ended without printing {text!r}:\n{self.printed}"
 
     def end(self, seconds: float = 400) -> str:
         self.process.wait(seconds)
@@ -63,7 +72,7 @@ class Console:
 
 
 def first_to_say(text: str, consoles: Sequence[Console], seconds: float = 240) -> Console:
-    """Wait until one of several says `text`."""
+    """Wait until one of several consoles has printed `text`, and return it."""
     end = time.monotonic() + seconds
     while not (said := [console for console in consoles if text in console.printed]):
         assert time.monotonic() < end, [console.printed for console in consoles]
@@ -73,7 +82,7 @@ def first_to_say(text: str, consoles: Sequence[Console], seconds: float = 240) -
 
 @contextmanager
 def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
-    """Have processes stand still."""
+    """Suspend processes until the block ends."""
     for process in processes:
         process.suspend()
     try:
@@ -84,11 +93,11 @@ def paused(processes: Sequence[psutil.Process]) -> Iterator[None]:
 
 
 class Nodes:
-    """A head without cores, and `count` nodes of one core each.
+    """A cluster of a head without cores and `count` nodes of one core each.
 
     Args:
-        count: how many.
-        settings: of Ray, by the names of their environment variables.
+        count: the number of nodes.
+        settings: settings of Ray, by the names of their environment variables.
     """
 
     def __init__(self, count: int, settings: dict[str, str] | None = None) -> None:
@@ -111,7 +120,7 @@ class Nodes:
         return sweep.start(self.environment)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Processes of Ray actors on this cluster whose title holds `name`."""
+        """Return the processes of Ray actors on this cluster whose title contains `name`."""
         found = []
         for process in psutil.process_iter(["cmdline"]):
             title = " ".join(process.info["cmdline"] or [])
@@ -127,12 +136,12 @@ class Nodes:
             return False
 
     def node_of(self, process: psutil.Process) -> Any:
-        """The node that a process runs on."""
+        """Return the node on which a process runs."""
         parents = {parent.pid for parent in forked.ancestors(process)}
         return next(node for node in self.nodes if node.all_processes["raylet"][0].process.pid in parents)
 
     def lose(self, node: Any) -> None:
-        """Kill a node as a lost machine: its raylet, and with it all that ran there."""
+        """Kill a node like a lost machine: its raylet and all processes on it."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
 

@@ -1,6 +1,7 @@
-"""A machine of one's own that is reached over SSH, made of Linux namespaces: own processes, network, home and /tmp/ray.
+"""A machine that is reached over SSH: Linux namespaces with their own network, home and /tmp/ray.
 
-`ray up` and `ray down` run `ray stop` over SSH, which ends every Ray that it can see; here that is only what runs in the namespaces.
+`ray up` and `ray down` run `ray stop` over SSH, which ends every Ray that it can see; from here it
+sees only the processes of the namespaces.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ READY = "the machine is up"
 
 
 def missing() -> str:
-    """Why there can be no such machine here; empty where there can."""
+    """Return the reason why such a machine can't run here, or an empty string."""
     if absent := [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]:
         return f"{', '.join(absent)} not installed"
     done = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, text=True)
@@ -34,11 +35,13 @@ def missing() -> str:
 
 @dataclass
 class Machine:
-    """Attributes:
-    address: its IP address, within its network.
-    home: its only user's home.
-    key: that user's private key.
-    process: the first of its processes, as this machine sees it.
+    """A running machine.
+
+    Attributes:
+        address: the IP address within its network.
+        home: the home of its only user.
+        key: the file of that user's private key.
+        process: the ID of its first process on this machine.
     """
 
     address: str
@@ -47,7 +50,7 @@ class Machine:
     process: int
 
     def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run a command in this repository, but in the machine's network, as another machine of that network would."""
+        """Run a command in this repository as another machine of the same network would."""
         namespaces = [
             "nsenter",
             "--target",
@@ -71,7 +74,7 @@ class Machine:
 
 @contextmanager
 def machine(folder: Path) -> Iterator[Machine]:
-    """Start it, with `folder` for its files; all its processes end with it."""
+    """Start a machine with its files in `folder`; all its processes end with the block."""
     home = folder / "home"
     home.mkdir()
     for key in ("host_key", "user_key"):
@@ -96,7 +99,7 @@ def machine(folder: Path) -> Iterator[Machine]:
         set -e
         ip link set lo up
         ip address add {address}/32 dev lo
-        ip route add default dev lo  # Ray asks which address leads to the world
+        ip route add default dev lo  # Ray looks up the address of the default route
         mkdir -p /tmp/ray /run/sshd
         mount -t tmpfs none /tmp/ray
         mount --bind {folder}/passwd /etc/passwd
@@ -118,5 +121,6 @@ def machine(folder: Path) -> Iterator[Machine]:
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         yield Machine(address, home, folder / "user_key", int(child))
     finally:
-        process.kill()  # takes the first process of the namespace with it, and that all others
+        # This ends the first process of the namespace too, and with it all others.
+        process.kill()
         process.wait()

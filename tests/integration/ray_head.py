@@ -1,4 +1,4 @@
-"""A Ray cluster of its own for a test: own ports, own temporary folder, and nothing of it outlives the test."""
+"""A separate Ray cluster for a test, with its own ports and folder; nothing outlives the test."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
 PATIENCE = 90  # seconds
-# Of Ray, for a machine on which other tests run beside it: its workers let all other processes go first (15), but not so much that Ray's
-# own wait for them; none is started before it is known for what, as a sweep's have an environment of their own.
+# Settings of Ray for a machine that runs other tests at the same time. A niceness of 15 (Ray's
+# default) would make Ray's other processes wait for its workers. Prestarted workers would be
+# useless, because a sweep's workers have a separate environment.
 SETTINGS = {"RAY_worker_niceness": "5", "RAY_prestart_worker_first_driver": "0"}
 
 
 @dataclass
 class Head:
-    """A cluster's head.
+    """The head of a cluster.
 
     Attributes:
-        address: host and port of its GCS.
-        dashboard: its URL.
-        folder: RAY_TMPDIR of the cluster.
-        environment: of a command that is to find the cluster as its user's commands do.
-        process: the number of `ray start`'s process, the parent of the others.
+        address: the host and port of its GCS.
+        dashboard: the URL of its dashboard.
+        folder: the cluster's RAY_TMPDIR.
+        environment: the environment of commands that find the cluster by themselves.
+        process: the ID of the process of `ray start`, the parent of the others.
     """
 
     address: str
@@ -44,12 +45,12 @@ class Head:
 
     @property
     def named(self) -> dict[str, str]:
-        """The environment of a command that is told of this cluster."""
+        """Return the environment of a command for which RAY_ADDRESS names this cluster."""
         return {**self.environment, "RAY_ADDRESS": self.address}
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """This process's environment, but with another place for Ray's files and with no cluster named."""
+    """Return this process's environment with another folder for Ray and no named cluster."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return inherited | SETTINGS | {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"}
 
@@ -62,19 +63,20 @@ def free_port() -> int:
 
 @contextmanager
 def ray_folder() -> Iterator[Path]:
-    """A folder whose path is short: that of a Unix socket may have 107 characters."""
+    """Make a folder with a short path: that of a Unix socket may have at most 107 characters."""
     folder = Path(tempfile.mkdtemp(prefix="dfml-"))
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # Ray's last processes may still write
+        # Ray's last processes may still write.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def ray_start(
     folder: Path, port: int, *flags: str, wrapped: list[str] | None = None, **environment: str
 ) -> Iterator[Head]:
-    """`ray start --head` with `flags`, started by the command `wrapped`; ended with all that it started."""
+    """Run `ray start --head` with `flags`, behind the prefix `wrapped`; kill its process tree."""
     dashboard = free_port()
     ports = [f"--port={port}", f"--dashboard-port={dashboard}"]
     ports += [f"--{name}-port={free_port()}" for name in ("ray-client-server", "dashboard-agent-listen")]
@@ -98,7 +100,7 @@ def ray_start(
 
 
 def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """Kill a process and all that it started."""
+    """Kill a process and all processes that it started."""
     if process.poll() is None:
         for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):

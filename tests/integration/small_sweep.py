@@ -14,7 +14,8 @@ from dfml.data.shards import ImageRow
 from tests import forked
 
 TRAIN_CLASSES, TEST_CLASSES = 40, 16
-WANDB_KEY = "0123456789abcdef" * 2 + "01234567"  # of the right form, and of nobody
+# It has the right form and belongs to nobody.
+WANDB_KEY = "0123456789abcdef" * 2 + "01234567"
 OFFLINE = {"WANDB_MODE": "offline", "WANDB_API_KEY": WANDB_KEY}
 
 
@@ -45,27 +46,31 @@ class Sweep:
         return [sys.executable, str(REPOSITORY / "run_sweep.py"), *self.arguments]
 
     def start(self, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start it in a process group of its own: a test can then send Ctrl-C to all of it, as a terminal does.
+        """Start the sweep in its own process group, so that a test can send Ctrl-C to all of it.
 
-        It is forked, and so are the workers of a Ray that it starts (`tests.forked`).
+        The process is forked, and so are the workers of a Ray that it starts (`tests.forked`).
         """
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return forked.Popen(self.command, env={**os.environ, **forked.workers(), **(environment or {})}, **pipes)
 
     def run(self, timeout: float = 600, environment: dict[str, str] | None = None, code: int = 0) -> str:
-        """Run to the end, forked as by `start`; returns what was printed, where it has failed as it should the error."""
+        """Run to the end, forked as by `start`, and check the exit code.
+
+        Returns:
+            Its output; if `code` isn't 0, its standard error.
+        """
         env = {**os.environ, **forked.workers(), **(environment or {})}
         done = forked.run(self.command, capture_output=True, timeout=timeout, env=env)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stderr if code else done.stdout
 
     def added(self, *arguments: str) -> Sweep:
-        """The same sweep with further arguments."""
+        """Return the same sweep with further arguments."""
         return Sweep([*self.arguments, *arguments], self.storage, self.name)
 
 
 def sweep_of(data: Path | str, storage: Path | str, name: str, trials: int = 3) -> Sweep:
-    """Two DDP workers, three epochs of a few steps each."""
+    """Return a sweep of two DDP workers per trial and three epochs of a few steps each."""
     space = Path(__file__).with_name("tiny.yaml")
     arguments = f"--dataset emoji --data {data} --storage {storage} --name {name} --trials {trials} --seed 5"
     return Sweep([*arguments.split(), "--search-space", str(space), "--set", "test_size=64"], storage, name)

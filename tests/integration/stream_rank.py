@@ -1,4 +1,4 @@
-"""Ranks that only read: real processes, each of which consumes the batches of some epochs and writes down what it saw."""
+"""Ranks that only read: real processes that consume batches and record what they contain."""
 
 from __future__ import annotations
 
@@ -20,31 +20,35 @@ from dfml.data.dataset import ShardedImages
 from dfml.data.loader import training_batches
 from dfml.data.order import epoch_batches
 from dfml.data.split import ClassSubset
-from dfml.data.transforms import Normalisation
+from dfml.data.transforms import Normalization
 from dfml.recipe import recipe_from
 
-PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BATCH_SIZE = 8
 RECIPE = recipe_from({"image_size": 32, "batch_size": BATCH_SIZE, "images_per_class": None})
 
-# A fresh process imports torch, once for all ranks (5 s of a core), and forks each of them.
+# A fresh process imports torch once for all ranks (5 s of a core) and forks them.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["dfml.data.loader", "dfml.recipe", "boto3"])
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a rank reads.
+    """The work of one rank.
 
     Attributes:
-        place: of the data set.
-        cache: the folder.
-        environment: says where the server is.
-        cache_size: in bytes.
-        seed: of its trial.
+        uri: the URI of the data set.
+        cache: the folder of the cache.
+        environment: the environment variables that name the server.
+        cache_size: the size limit in bytes. None: no limit.
+        seed: the seed of its trial.
+        rank: the number of the rank.
+        world_size: the number of ranks.
+        epochs: the number of epochs to read.
+        workers: the number of DataLoader workers.
     """
 
-    place: str
+    uri: str
     cache: Path
     environment: Mapping[str, str]
     cache_size: int | None = None
@@ -55,14 +59,14 @@ class Job:
     workers: int = 2
 
     def order(self, images: ShardedImages, epoch: int) -> np.ndarray:
-        """The global batches, rows of the data set."""
+        """Return the global batches of an epoch, as rows of the data set."""
         return epoch_batches(images.labels, BATCH_SIZE, None, self.seed, epoch, images.shard_numbers, images.window)
 
     def read(self, output: Path) -> None:
-        """Consume all batches; `output` gets a line each epoch."""
+        """Consume all batches, and append one line per epoch to `output`."""
         torch.set_num_threads(1)
         os.environ.update(self.environment)
-        images = ShardedImages(self.place, "train", Cache(self.cache, self.cache_size))
+        images = ShardedImages(self.uri, "train", Cache(self.cache, self.cache_size))
         recipe = RECIPE.model_copy(update={"seed": self.seed})
         for epoch in range(1, self.epochs + 1):
             batches = training_batches(
@@ -79,13 +83,13 @@ class Job:
 
 
 def rows_as_targets(images: ShardedImages) -> ClassSubset:
-    """Each row a class of its own: a batch's targets say which rows it holds."""
+    """Make each row a separate class, so that a batch's targets are its rows."""
     rows = np.arange(len(images))
     return ClassSubset(images, rows, rows, rows)
 
 
 def record_of(batches: Iterable[tuple[Tensor, Tensor]]) -> str:
-    """The rows of an epoch and the hash of all its pixels, as a line of JSON."""
+    """Return the rows of an epoch and the hash of all its pixels as a line of JSON."""
     rows, pixels = [], hashlib.sha256()
     for images, targets in batches:
         rows += targets.tolist()
@@ -94,10 +98,10 @@ def record_of(batches: Iterable[tuple[Tensor, Tensor]]) -> str:
 
 
 def records(output: Path) -> list[str]:
-    """By epoch."""
+    """Return the record of each epoch."""
     return output.read_text().splitlines()
 
 
 def rows_seen(output: Path) -> list[list[int]]:
-    """By epoch."""
+    """Return the rows of each epoch."""
     return [json.loads(line)["rows"] for line in records(output)]

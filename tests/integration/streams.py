@@ -1,4 +1,4 @@
-"""What tests of faults share: an epoch read from S3, and the same read from a folder."""
+"""Helpers of the tests of faults, which compare an epoch from S3 with the same from a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from dfml.data.dataset import ShardedImages
 from dfml.data.loader import training_batches
 from tests.s3.faults import Fault
-from tests.s3.places import Streamed
+from tests.s3.locations import Streamed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -23,15 +23,22 @@ Batch = tuple[Tensor, Tensor]
 def epoch_of(
     images: ShardedImages, epoch: int = 1, workers: int = 0, order_of: ShardedImages | None = None
 ) -> list[Batch]:
-    """All batches of an epoch, whose targets are rows; in the order that another `ShardedImages` has, where one is given."""
+    """Return all batches of an epoch, with rows as targets.
+
+    Args:
+        images: the images to read.
+        epoch: the number of the epoch.
+        workers: the number of DataLoader workers.
+        order_of: the images whose order is used. None: `images`.
+    """
     order = Job("", Path(), {}).order(order_of or images, epoch)
     return list(training_batches(rows_as_targets(images), order, RECIPE, PLAIN, epoch, 0, 1, workers))
 
 
 def job_of(streamed: Streamed, cache_size: int | None = None, **others: int) -> Job:
-    """A rank that reads through the proxy."""
+    """Return the job of a rank that reads through the proxy."""
     environment = replace(streamed.server, endpoint=streamed.proxy.endpoint).environment()
-    return Job(streamed.place, streamed.cache_folder, environment, cache_size, **others)
+    return Job(streamed.uri, streamed.cache_folder, environment, cache_size, **others)
 
 
 def assert_equal(batches: Sequence[Batch], expected: Sequence[Batch]) -> None:
@@ -42,8 +49,9 @@ def assert_equal(batches: Sequence[Batch], expected: Sequence[Batch]) -> None:
 
 
 def assert_clean(streamed: Streamed) -> None:
-    """Nothing half-written stays, and every shard is what the manifest says."""
-    end = time.monotonic() + 10  # for transfers that were under way when an epoch was given up
+    """Check that the cache has no partial files, and that every file matches its hash."""
+    # Transfers may still be running after an epoch was aborted.
+    end = time.monotonic() + 10
     while list(streamed.cache_folder.glob("*.partial")):
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -53,11 +61,12 @@ def assert_clean(streamed: Streamed) -> None:
 
 
 def once(streamed: Streamed, file: str, fault: Fault, times: int = 1) -> None:
-    """The first replies with this file go wrong."""
+    """Make the first `times` replies with this file go wrong."""
     always(streamed, file, fault, lambda number: number < times)
 
 
 def always(streamed: Streamed, file: str, fault: Fault, which: Callable[[int], bool] = lambda number: True) -> None:
+    """Make the replies with this file go wrong whose number satisfies `which`."""
     spoilt = streamed.path(file)
     streamed.proxy.fault = lambda method, path, number: (
         fault if method == "GET" and path == spoilt and which(number) else None

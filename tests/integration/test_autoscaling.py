@@ -1,5 +1,7 @@
-"""A cluster without a worker grows for a sweep and shrinks afterwards: Ray's own autoscaler and its fake provider, whose nodes are real
-raylets on this machine."""
+"""A cluster without workers grows for a sweep and shrinks afterwards.
+
+It has Ray's own autoscaler with the fake provider, whose nodes are real raylets on this machine.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ from dfml.data.datasets import REPOSITORY
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-HEAD_NODE = "f" * 51 + "00000"  # the fake provider's id of the head
-MOST = 2  # worker nodes
-# Prints how many nodes are alive, whenever that changes.
+# The fake provider's ID of the head.
+HEAD_NODE = "f" * 51 + "00000"
+# Maximum number of worker nodes.
+MOST = 2
+# Prints the number of live nodes whenever it changes.
 COUNT_NODES = """
 import sys, time
 from ray._raylet import GcsClient
@@ -37,7 +41,7 @@ while True:
 
 
 def autoscaling(address: str) -> dict[str, object]:
-    """0 to 2 nodes of one core; a node without work goes after 6 s."""
+    """Return the configuration of 0 to 2 nodes of one core; idle nodes are removed after 6 s."""
     config = {
         "cluster_name": "fake",
         "max_workers": MOST,
@@ -72,7 +76,7 @@ def autoscaling(address: str) -> dict[str, object]:
 
 
 def without_our_code() -> list[str]:
-    """A prefix for a command that is to see neither `dfml` nor `orchestration`, as the nodes of a cluster on which they aren't installed."""
+    """Return a prefix that hides `dfml` and `orchestration` from a command, as on bare nodes."""
     hide = " && ".join(f"mount -t tmpfs none '{REPOSITORY / package}'" for package in ("dfml", "orchestration"))
     return ["unshare", "--mount", "--", "bash", "-c", f'{hide} && cd / && exec "$0" "$@"']
 
@@ -86,7 +90,7 @@ def growing() -> Iterator[Head]:
         config = folder / "autoscaling.yaml"
         config.write_text(yaml.safe_dump(autoscaling(f"{ray.util.get_node_ip_address()}:{port}")))
         if subprocess.run([*without_our_code(), "true"], capture_output=True).returncode:
-            pytest.skip("this user may not mount: the nodes would see this code without it being sent to them")
+            pytest.skip("this user may not mount: the nodes would see this code even if it isn't sent to them")
         with ray_start(
             folder,
             port,
@@ -134,8 +138,9 @@ def test_a_cluster_without_a_worker_grows_for_a_sweep_and_shrinks_back(
         end(counter)
     assert 1 + MOST in seen(counts)
     said = done.stdout
-    assert f"the Ray cluster at {growing.address} (1 node, 0 CPU cores; its autoscaler keeps up to 2 × one-core" in said
-    assert (tmp_path / "grown" / "best" / "model.safetensors").is_file()  # the workers, who don't have our code, had it
+    assert f"the Ray cluster at {growing.address} (1 node, 0 CPU cores; its autoscaler runs up to 2 × one-core" in said
+    # The code was sent to the workers, which can't see it otherwise.
+    assert (tmp_path / "grown" / "best" / "model.safetensors").is_file()
 
 
 def seen(counts: Path) -> list[int]:

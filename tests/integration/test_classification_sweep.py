@@ -1,4 +1,4 @@
-"""A real sweep of a classifier on a miniature in ImageNet's layout, from the folder to the model."""
+"""A real sweep of classifiers on a miniature in ImageNet's layout, from the folder to the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPACE = {
         "warm_epochs": 1,
     },
     "search": {
-        "routers": {"choice": [2, 4]},
+        "num_sub_blocks": {"choice": [2, 4]},
         "blocks": {"choice": ["all", "1-3"]},
         "lr": {"low": 1e-4, "high": 1e-3, "log": True},
     },
@@ -43,7 +43,10 @@ def test_from_a_folder_to_a_classifier(head: Head, tmp_path: Path) -> None:
     done = forked.run(packing, cwd=tmp_path, capture_output=True, check=True)
     assert "search_spaces/imagenet.yaml" in done.stdout
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    arguments = f"--dataset mini --data {tmp_path}/packed --search-space {tmp_path}/space.yaml --storage {tmp_path} --name sweep --trials 1"
+    arguments = (
+        f"--dataset mini --data {tmp_path}/packed --search-space {tmp_path}/space.yaml --storage {tmp_path} "
+        "--name sweep --trials 1"
+    )
     sweep = Sweep(arguments.split(), tmp_path, "sweep")
     printed = sweep.run(environment=head.named)
     assert "validation top-1" in printed

@@ -1,4 +1,4 @@
-"""What `cluster.yaml` makes on AWS: Ray's own bootstrap and node provider, over HTTP, against moto's EC2 and IAM."""
+"""Tests of `cluster.yaml`: Ray's own bootstrap and node provider against moto's EC2 and IAM."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ WORLD = {"0.0.0.0/0", "::/0"}
 
 @pytest.fixture(scope="module")
 def ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """moto's EC2, with the roles that the README has one make from aws/*.json."""
+    """Start moto's EC2 and make the roles from aws/*.json as the README describes."""
     with moto_server() as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment().items():
             patch.setenv(name, value)
         region = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())["provider"]["region"]
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray puts the key to its instances into ~/.ssh
+        # Ray writes the key of its instances into ~/.ssh.
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         iam = boto3.client("iam", region)
         policies = {"dfml-head": ("head-policy", "bucket-policy"), "dfml-worker": ("bucket-policy",)}
         for role, files in policies.items():
@@ -44,11 +45,11 @@ def ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def launched(ec2: Any) -> dict[str, dict[str, Any]]:
-    """The head, and a worker as the autoscaler asks for it, each as EC2 describes it."""
+    """Launch the head and a worker, and return their descriptions from EC2."""
     written = yaml.safe_load((REPOSITORY / "cluster.yaml").read_text())
     types = [kind["node_config"]["InstanceType"] for kind in written["available_node_types"].values()]
     with pytest.MonkeyPatch.context() as patch:
-        # Ray asks for all 900 types, which takes moto 11 s.
+        # Ray lists all 900 types, which takes 11 s with moto.
         kinds = ec2.describe_instance_types(InstanceTypes=types)["InstanceTypes"]
         patch.setattr(node_provider, "list_ec2_instances", lambda *arguments: kinds)
         config = _bootstrap_config(written, no_config_cache=True)

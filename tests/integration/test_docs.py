@@ -1,4 +1,4 @@
-"""docs/extending.md: each diff applies to this very code, and the command below it then succeeds."""
+"""Tests of docs/extending.md: each diff applies to this code, and the command below it succeeds."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EXTENDING = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
 
 @dataclass
 class Followed:
-    """A section's example: its copy of the code, and its command, which runs there."""
+    """An example that is being followed: its copy of the code, and its command's process."""
 
     code: Path
     process: subprocess.Popen[str]
 
     def end(self) -> str:
-        """Wait for the command's end; returns what it printed."""
+        """Wait until the command has ended, and return its output."""
         printed, errors = self.process.communicate(timeout=600)
         assert self.process.returncode == 0, printed + errors
         return printed
@@ -51,7 +51,7 @@ def follow(title: str, code: Path) -> Followed:
 
 
 def copied(code: Path) -> Path:
-    """A copy of the code that a diff may change."""
+    """Copy the code that diffs change into a folder, and return the folder."""
     for folder in ("dfml", "tests"):
         shutil.copytree(REPOSITORY / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "pyproject.toml", code)
@@ -60,7 +60,7 @@ def copied(code: Path) -> Path:
 
 
 def draw_pets(root: Path) -> None:
-    """Images as the Oxford-IIIT Pets are published, and their list."""
+    """Write images and their list in the layout of the Oxford-IIIT Pets."""
     lines = ["#Image CLASS-ID SPECIES BREED ID"]
     for breed, name in ((1, "Abyssinian"), (2, "american_bulldog"), (36, "wheaten_terrier"), (37, "yorkshire_terrier")):
         for number in (1, 2, 3):
@@ -72,7 +72,11 @@ def draw_pets(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def examples(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Followed]]:
-    """All of them, begun at once, for each has use for one core only; by their sections' titles, the longest first."""
+    """Start all examples at once, because each uses one core only; the longest begin first.
+
+    Yields:
+        The examples by the titles of their sections.
+    """
     started = {}
     try:
         for title in ("A backbone", "A loss", "A schedule", "A data set"):
@@ -110,7 +114,8 @@ def test_a_loss(examples: dict[str, Followed]) -> None:
 
 
 def test_a_schedule(examples: dict[str, Followed]) -> None:
-    assert passed(examples["A schedule"].end()) == 10  # six against torch's own, four kinds
+    # Six comparisons with torch's schedules, and four kinds.
+    assert passed(examples["A schedule"].end()) == 10
 
 
 def test_a_backbone(examples: dict[str, Followed]) -> None:

@@ -1,4 +1,4 @@
-"""A node that is lost and not replaced: with --min-workers a trial goes on with the workers that are left."""
+"""With --min-workers, a trial continues with fewer workers if a lost node isn't replaced."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def test_a_trial_that_lost_a_node_goes_on_with_fewer_workers(few_emoji: Path, tm
         assert nodes.left_placement_groups() == "[]"
     assert "trial 0  runs with 1 of 2 workers" in printed
     record = json.loads((sweep.folder / "trials" / "000" / "record.json").read_text())
-    assert (record["state"], record["losses"], record["repeated_epochs"]) == ("finished", 1, 0)
-    assert [figures["epoch"] for figures in record["epochs"]] == [1, 2, 3]
+    assert (record["state"], record["restarts"], record["repeated_epochs"]) == ("finished", 1, 0)
+    assert [metrics["epoch"] for metrics in record["epochs"]] == [1, 2, 3]

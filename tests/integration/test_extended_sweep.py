@@ -1,4 +1,4 @@
-"""A sweep that is looked at first, ends when its budget is spent, and goes on when it is raised."""
+"""A sweep with a budget: a dry run, the end of the budget, and an extension of the budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ pytestmark = pytest.mark.integration
 def sessions(
     head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Sweep, list[str], list[dict[str, Any]]]:
-    """A dry run, one with a budget of three epochs, one that is extended by one: what was printed, and the results of the last two."""
+    """Run a dry run, a session of three epochs, and a session that extends the budget by one.
+
+    Returns:
+        The sweep, the output of all sessions, and the results of the last two.
+    """
     sweep = sweep_of(few_emoji, tmp_path_factory.mktemp("budget"), "sweep", trials=4)
     sweep.arguments += ["--objectives", "recall@1,flops", "--workers-per-trial", "1"]
     printed = [sweep.added("--budget", "3epochs", "--dry-run").run(environment=head.named)]
@@ -51,12 +55,13 @@ def test_the_search_ends_when_the_budget_is_spent(sessions: tuple[Sweep, list[st
 def test_the_winners_training_is_not_charged_to_the_budget(
     sessions: tuple[Sweep, list[str], list[dict[str, Any]]],
 ) -> None:
-    """What was charged is written before the winner begins, and not again after."""
+    """The charge is written before the winner begins, and not again afterwards."""
     folder = sessions[0].folder
     charged = json.loads((folder / "elapsed.json").read_text())["seconds"]
     searched = sum(trial["ended"] - trial["began"] for trial in sessions[2][-1]["trials"])
     assert searched - 1 <= charged
-    first = sessions[2][0]  # in the second session the winner is the same, and isn't trained again
+    # The second session has the same winner and doesn't train it again.
+    first = sessions[2][0]
     assert first["charged at"] <= first["winner began"] + 0.5
 
 

@@ -1,4 +1,4 @@
-"""Trials that can't succeed: they end at once with the reason, aren't tried again, and the sweep goes on."""
+"""Trials that can't succeed end at once with the reason and aren't retried; the sweep continues."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ from dfml.data.datasets import REPOSITORY
 
 pytestmark = pytest.mark.integration
 
-GOOD, DIVERGING, LARGE = range(3)  # trials
-ROOM = 4 * 2**20  # bytes that a capped worker may still take
+# Numbers of the trials.
+GOOD, DIVERGING, LARGE = range(3)
+# Bytes that a capped worker may still allocate.
+ROOM = 4 * 2**20
 
 
 @pytest.fixture(scope="module")
 def ended(head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, str]:
-    """A sweep of three trials: one that is well, one whose rate is absurd, one whose worker is out of memory."""
+    """Run a sweep of a good trial, a trial that diverges, and a trial that is out of memory."""
     root = tmp_path_factory.mktemp("failing")
     space = yaml.safe_load((REPOSITORY / "search_spaces" / "emoji.yaml").read_text())
-    # Its weights are large enough for what training takes on top of them to be seen; the images needn't be.
+    # The weights are so large that the memory of training them counts; images can be small.
     space["recipe"] |= {"warm_epochs": 1, "weights": "random", "image_size": 32, "test_size": 32, "batch_size": 16}
     space["search"] = {"lr": {"choice": [1e-4, 1e25, 2e-4]}}
     space["first"] = [{"lr": lr} for lr in space["search"]["lr"]["choice"]]
     (root / "space.yaml").write_text(yaml.safe_dump(space))
     arguments = f"--data {few_emoji} --search-space {root}/space.yaml --storage {root} --name sweep --trials 3 --seed 5"
     sweep = Sweep(arguments.split(), root, "sweep")
-    console = Console(sweep.start({**head.named, "COLUMNS": "300"}))  # so that a table's cell is one line
-    console.wait_for(f"trial {LARGE}  epoch 1/3")  # after which all of the backbone trains, and takes more
+    # In a wide console, each cell of a table is one line.
+    console = Console(sweep.start({**head.named, "COLUMNS": "300"}))
+    # From the second epoch on the whole backbone trains, which needs more memory.
+    console.wait_for(f"trial {LARGE}  epoch 1/3")
     cap_memory(head)
     printed = console.end()
     assert console.process.returncode == 0, printed
@@ -43,7 +47,7 @@ def ended(head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def cap_memory(head: Head) -> None:
-    """Give the running trial's workers a little more address space than they have, and no more."""
+    """Limit the running trial's workers to a little more address space than they have."""
     workers = train_workers(head.process)
     assert len(workers) == 2
     for worker in workers:
@@ -61,7 +65,7 @@ def test_a_loss_that_is_no_number_ends_its_trial_at_once(ended: tuple[Sweep, str
     assert found["state"] == "failed"
     assert "the loss is nan" in found["reason"]
     assert "1e+25" in found["reason"]
-    assert found["losses"] == 0  # not tried again
+    assert found["restarts"] == 0
     assert found["unfit"]
 
 
@@ -70,7 +74,7 @@ def test_out_of_memory_ends_its_trial_at_once(ended: tuple[Sweep, str]) -> None:
     assert found["state"] == "failed"
     assert "out of memory on the host" in found["reason"]
     assert "batch_size" in found["reason"]
-    assert found["losses"] == 0
+    assert found["restarts"] == 0
     assert found["unfit"]
 
 

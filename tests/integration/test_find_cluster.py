@@ -1,4 +1,4 @@
-"""Which cluster a sweep takes, and what it says of one on which it has to wait."""
+"""The cluster that a sweep takes, and its messages while it waits for the cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests import forked
 pytestmark = pytest.mark.integration
 
 FIND = """
-import orchestration.environment
+import orchestration.cluster.environment
 from dfml.errors import InvalidInput
 from orchestration.cluster.connection import find_cluster
 from tests import forked
@@ -29,9 +29,9 @@ try:
 except InvalidInput as error:
     print("refused:", error)
 """
-# Takes the whole cluster for itself, and says so.
+# Takes the whole cluster for itself, and prints a message.
 HOLD = """
-import orchestration.environment, ray, time
+import orchestration.cluster.environment, ray, time
 from orchestration.cluster.connection import cluster
 with cluster() as where:
     group = ray.util.placement_group([{"CPU": 1}] * 2)
@@ -40,15 +40,17 @@ with cluster() as where:
     time.sleep(600)
 """
 WAIT = """
-import orchestration.environment, ray, time
-from orchestration.cluster.connection import cluster, share, waiting_for
+import orchestration.cluster.environment, ray, time
+from orchestration.cluster.connection import cluster
+from orchestration.cluster.resources import trial_resources
+from orchestration.cluster.waiting import waiting_for
 with cluster() as where:
-    part = share(2)
+    resources = trial_resources(2)
     began = time.monotonic()
-    print(waiting_for(part), waiting_for(part), time.monotonic() - began, sep="\\n")
+    print(waiting_for(resources), waiting_for(resources), time.monotonic() - began, sep="\\n")
 """
 READ = """
-import orchestration.environment
+import orchestration.cluster.environment
 from dfml.errors import InvalidInput
 from orchestration.cluster.connection import check_readable, cluster
 with cluster() as where:
@@ -60,11 +62,12 @@ with cluster() as where:
         print(error)
 """
 JOB = """
-import orchestration.environment, ray
+import orchestration.cluster.environment, ray
 from orchestration.cluster.connection import cluster
 with cluster() as where:
     print(where)
-    print("a worker has", ray.get(ray.remote(num_cpus=1)(lambda: __import__("os").environ["OMP_NUM_THREADS_OF_JOB"]).remote()))
+    remote = ray.remote(num_cpus=1)(lambda: __import__("os").environ["OMP_NUM_THREADS_OF_JOB"])
+    print("a worker has", ray.get(remote.remote()))
 """
 
 
@@ -77,7 +80,7 @@ def python(code: str, environment: dict[str, str], *dropped: str, **changed: str
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which `ray start` notes its cluster's address, of a machine on which nobody runs one."""
+    """Return the file to which `ray start` writes the address of its cluster; none is running."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for name, value in {"RAY_TMPDIR": str(tmp_path), "RAY_AUTH_MODE": "token"}.items():
         monkeypatch.setenv(name, value)
@@ -110,13 +113,14 @@ def test_a_server_that_is_no_cluster_is_passed_over_within_seconds(here: Path) -
 
 def test_an_address_of_another_kind_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
-    with pytest.raises(InvalidInput, match="is no address of a cluster's GCS: give host:port"):
+    with pytest.raises(InvalidInput, match="isn't the address of a cluster's GCS; give host:port"):
         find_cluster()
 
 
 def test_a_running_cluster_is_found_unless_another_is_named(head: Head) -> None:
     assert python(FIND, head.environment) == head.address
-    assert python(FIND, head.environment, "RAY_AUTH_MODE") == head.address  # with the token of the same home
+    # The token is in the same home.
+    assert python(FIND, head.environment, "RAY_AUTH_MODE") == head.address
     assert python(FIND, head.environment, RAY_ADDRESS="local") == "local"
 
 
@@ -148,7 +152,8 @@ def test_a_trial_that_cannot_be_placed_is_told_who_holds_the_cluster(head: Head,
     assert (
         "the cluster has 2 CPU cores on 1 node(s), of which 0 CPU cores are free; 2 CPU cores are held by job" in first
     )
-    assert sys.executable.rsplit("/", 1)[-1] in first  # the command that holds them
+    # The command that holds the cluster.
+    assert sys.executable.rsplit("/", 1)[-1] in first
     assert first.endswith("no autoscaler adds nodes here")
     assert float(seconds) < 1
     assert python(WAIT, head.environment).splitlines()[0] == "None"
@@ -185,11 +190,11 @@ def test_a_folder_that_a_node_does_not_have_is_named_with_the_node(head: Head, t
         said = python(READ.replace("PLACE", f"{tmp_path}/data/set"), head.environment)
     finally:
         end(node)
-    assert said.startswith(f"{tmp_path}/data/set isn't there on 1 of 2 nodes of the cluster (")
+    assert said.startswith(f"{tmp_path}/data/set doesn't exist on 1 of 2 nodes of the cluster (")
 
 
 def test_a_submitted_job_takes_the_cluster_it_runs_on(head: Head, tmp_path: Path) -> None:
-    """As on Kubernetes: Ray's job server names the cluster, and has a runtime environment of its own."""
+    """As on Kubernetes, Ray's job server names the cluster and has its own runtime environment."""
     (tmp_path / "job.py").write_text(JOB)
     ray = [RAY, "job", "submit", "--address", head.dashboard]
     environment = [
@@ -209,7 +214,7 @@ def test_a_submitted_job_takes_the_cluster_it_runs_on(head: Head, tmp_path: Path
 
 
 class holding:
-    """A process that has taken the whole of the cluster it found, or of its own."""
+    """A process that holds the whole cluster that it found or started."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self._environment, self._file = environment, folder / "said"

@@ -1,4 +1,7 @@
-"""Forked processes are as new ones: output, exit code, folder, environment, signals; and workers of a Ray cluster are forked too."""
+"""Forked processes behave like new ones; workers of a Ray cluster are forked too.
+
+The tests compare output, exit code, folder, environment and signals.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from tests import forked
 pytestmark = pytest.mark.integration
 ACTOR = """
 import os, sys, ray
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"A": "b"}})
+environment = {"env_vars": {"A": "b"}}
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
 def facts(self):
     return [os.getpid(), os.environ["A"], "torch" in sys.modules, ray.UniqueID.from_random().hex()]
 kind = ray.remote(num_cpus=1)(type("Actor", (), {"facts": facts}))
@@ -83,7 +87,8 @@ def test_a_rays_workers_are_forked_and_end_with_what_stands_for_them() -> None:
 
 
 def test_what_a_sweep_says_ends_with_it() -> None:
-    for _ in range(2):  # the second is forked from what the first has started
+    # The second is forked from the helper that the first has started.
+    for _ in range(2):
         done = forked.run([sys.executable, str(REPOSITORY / "run_sweep.py"), "--help"], capture_output=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("usage: run_sweep.py")

@@ -1,4 +1,4 @@
-"""A sweep on S3 that loses a worker within an epoch, is cut by Ctrl-C, and runs on: the undisturbed sweep is the truth to compare with."""
+"""A sweep on S3 that loses a worker, stops by Ctrl-C and resumes equals an undisturbed sweep."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ from wandb_files import files_with, offline_runs
 import dfml
 from dfml import storage
 from dfml.data.manifest import read_manifest
-from tests.s3.places import client_of, new_bucket, use
+from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
-CLEAN_END = 30  # seconds from Ctrl-C to the end of all processes
+# Seconds from Ctrl-C until all processes have ended.
+CLEAN_END = 30
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A sweep that was disturbed twice, and ended.
+    """A sweep that was disturbed twice and has ended.
 
     Attributes:
-        sweep: on S3, as its data are.
-        seen: checkpoints within the second epoch of trial 0, in the order in which they came.
-        killed_after: how many of them there were when a worker was killed.
-        first: what the session printed that was cut in trial 1.
-        second: what the same command printed after.
+        sweep: the sweep, on S3 like its data.
+        seen: the checkpoints within the second epoch of trial 0, in order of appearance.
+        killed_after: the number of these checkpoints when a worker was killed.
+        first: the output of the session that was interrupted in trial 1.
+        second: the output of the same command afterwards.
         wandb: the folder with the files of Weights & Biases.
-        cache: the data set's, of this machine.
+        cache: the cache folder of the data set on this machine.
     """
 
     sweep: Sweep
@@ -54,8 +55,8 @@ class Cut:
     cache: Path
 
     def record(self, number: int) -> dict[str, Any]:
-        place = storage.join(str(self.sweep.storage), self.sweep.name, "trials", f"{number:03d}", "record.json")
-        found: dict[str, Any] = json.loads(storage.read(place))
+        uri = storage.join(str(self.sweep.storage), self.sweep.name, "trials", f"{number:03d}", "record.json")
+        found: dict[str, Any] = json.loads(storage.read(uri))
         return found
 
 
@@ -68,7 +69,7 @@ def bucket(moto: Server) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def cut(bucket: str, head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Cut:
-    """The first session on a Ray of its own, of which nothing may be left; the second on a cluster that was there."""
+    """Run a session on its own Ray, of which nothing may remain, and a second on `head`."""
     storage.upload(few_emoji, f"{bucket}/few")
     here = tmp_path_factory.mktemp("cut")
     sweep = sweep_of(f"{bucket}/few", f"{bucket}/sweeps", "cloud")
@@ -86,13 +87,18 @@ def cut(bucket: str, head: Head, few_emoji: Path, tmp_path_factory: pytest.TempP
 
 
 def lose_a_worker(sweep: Sweep, console: Console) -> tuple[list[str], int]:
-    """Kill one when trial 0 has two checkpoints within its second epoch; returns all of these until it has ended."""
-    latest = storage.join(str(sweep.storage), sweep.name, "trials", "000", "unfinished", "latest.json")
+    """Kill a worker when trial 0 has two checkpoints within its second epoch.
+
+    Returns:
+        All checkpoints within that epoch, and how many there were when the worker was killed.
+    """
+    latest = storage.join(str(sweep.storage), sweep.name, "trials", "000", "mid_epoch", "latest.json")
     seen: list[str] = []
     killed_after = 0
     while "trial 0  epoch 2/3" not in console.printed:
         assert console.process.poll() is None, console.printed
-        with contextlib.suppress(FileNotFoundError):  # the epoch has just ended
+        # The file is missing when the epoch has just ended.
+        with contextlib.suppress(FileNotFoundError):
             content = json.loads(storage.read(latest))
             if content["after_epoch"] == 1 and content["folder"] not in seen[-1:]:
                 seen.append(content["folder"])
@@ -104,7 +110,10 @@ def lose_a_worker(sweep: Sweep, console: Console) -> tuple[list[str], int]:
 
 
 def interrupt(console: Console) -> None:
-    """Press Ctrl-C, as a terminal passes it on; all processes must end within seconds. None has W&B's key in its environment."""
+    """Send Ctrl-C like a terminal, and check that all processes end within seconds.
+
+    Also check that no process has W&B's key in its environment.
+    """
     driver = console.process.pid
     family = [*psutil.Process(driver).children(recursive=True), *train_workers(driver)]
     assert len(family) > 5  # raylet, GCS, dashboard, workers, …
@@ -115,12 +124,12 @@ def interrupt(console: Console) -> None:
     _, alive = psutil.wait_procs(family, timeout=max(0, CLEAN_END - (time.monotonic() - began)))
     assert [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
     assert console.process.returncode == 130
-    assert "the same command goes on from here" in console.printed
+    assert "run the same command again to resume" in console.printed
     assert "Traceback" not in console.printed
 
 
 def assert_alike(mine: dict[str, Any], other: dict[str, Any]) -> None:
-    """Two records have the same figures to 1e-4."""
+    """Check that two records have the same metrics to 1e-4."""
     assert len(mine["epochs"]) == len(other["epochs"])
     for a, b in zip(mine["epochs"], other["epochs"], strict=True):
         for name in ("loss", "loss_routed", "recall_at_1", "map_at_r"):
@@ -134,22 +143,22 @@ def of_finished(finished: tuple[Sweep, str], number: int) -> dict[str, Any]:
 
 def test_a_trial_whose_worker_was_killed_goes_on_within_its_epoch(cut: Cut, finished: tuple[Sweep, str]) -> None:
     assert cut.killed_after
-    # Whatever ended before the kill was noticed: no step comes twice, as it would if the epoch had begun anew.
+    # If the epoch had started again from its beginning, checkpoints would repeat.
     assert cut.seen == sorted(set(cut.seen))
     assert len(cut.seen) > cut.killed_after
-    assert "trial 0  goes on from its last checkpoint" in cut.first
+    assert "trial 0  resumes from its last checkpoint" in cut.first
     assert_alike(cut.record(0), of_finished(finished, 0))
 
 
 def test_what_was_finished_is_kept_and_what_was_cut_goes_on(cut: Cut) -> None:
-    assert "1 of 3 trials have ended, trial 1 goes on from its last checkpoint" in cut.second
+    assert "1 of 3 trials have ended, trial 1 resumes from its last checkpoint" in cut.second
     assert "trial 0  epoch" not in cut.second
     assert "trial 1  epoch 1/3" not in cut.second
-    assert [figures["epoch"] for figures in cut.record(1)["epochs"]][:1] == [1]
+    assert [metrics["epoch"] for metrics in cut.record(1)["epochs"]][:1] == [1]
 
 
 def test_the_resumed_sweep_equals_an_undisturbed_one(cut: Cut, finished: tuple[Sweep, str]) -> None:
-    """Same seed: the same configurations, and the same figures to 1e-4, before and after the interruption."""
+    """With the same seed, configurations are equal and metrics are equal to 1e-4."""
     for number in range(3):
         mine, other = cut.record(number), of_finished(finished, number)
         assert mine["parameters"] == other["parameters"]
@@ -167,25 +176,26 @@ def test_the_resumed_sweep_chooses_and_scores_alike(cut: Cut, finished: tuple[Sw
 def test_the_trial_that_was_cut_goes_on_in_the_same_run_of_weights_and_biases(cut: Cut) -> None:
     runs = offline_runs(cut.wandb)
     of_the_cut = [run for run in runs if run.name == "trial 1"]
-    assert len(of_the_cut) == 2  # one folder for each session
+    # Each session has its own folder.
+    assert len(of_the_cut) == 2
     assert len({run.id for run in of_the_cut}) == 1
     epochs = [[step["epoch"] for step in run.history] for run in of_the_cut]
     assert epochs[0][:1] == [1]
-    assert epochs[0] + epochs[1] == [figures["epoch"] for figures in cut.record(1)["epochs"]]
+    assert epochs[0] + epochs[1] == [metrics["epoch"] for metrics in cut.record(1)["epochs"]]
     assert len({run.group for run in runs}) == 1
 
 
 def test_a_sweep_lives_on_s3_and_streams_its_data_from_there(
     cut: Cut, bucket: str, moto: Server, few_emoji: Path
 ) -> None:
-    place = f"{bucket}/sweeps/cloud"
-    assert f"{place}/best" in cut.second
+    uri = f"{bucket}/sweeps/cloud"
+    assert f"{uri}/best" in cut.second
     pages = client_of(moto).get_paginator("list_objects_v2").paginate(Bucket=bucket.removeprefix("s3://"))
     keys = [found["Key"] for page in pages for found in page["Contents"]]
     for file in ("sweep.json", "best/model.safetensors", "report/index.html", "trials/000/record.json"):
         assert f"sweeps/cloud/{file}" in keys
     assert {key.split("/")[0] for key in keys} == {"few", "sweeps"}
-    assert dfml.load(f"{place}/best").recipe.epochs == 3
+    assert dfml.load(f"{uri}/best").recipe.epochs == 3
     assert "has ended already" in cut.sweep.run()
     assert not os.path.exists("s3:")
     kept = {path.stem for path in cut.cache.iterdir() if path.suffix in (".parquet", ".arrow")}

@@ -1,6 +1,8 @@
-"""One sweep through everything that can be lost: a worker, a trial's process, where its workers meet, a node, the sweep's driver, the head with all its state.
+"""One sweep survives the loss of everything that can be lost.
 
-The sweep lives on S3. Each loss falls upon another trial, after its first epoch; each has a test below.
+These are a worker, a trial's process, the actor that synchronizes its workers, a node, the sweep's
+driver, and the head with all its state. The sweep is stored on S3. Each loss happens in another
+trial, after its first epoch, and has a test below.
 """
 
 from __future__ import annotations
@@ -22,21 +24,19 @@ from optuna.storages.journal import JournalFileBackend
 from small_sweep import Sweep, sweep_of
 
 from dfml import storage
-from orchestration import layout
-from orchestration.trials.retention import whole_checkpoints
+from orchestration.sweep_folder import layout
+from orchestration.trials.checkpoints import whole_checkpoints
 from tests.s3.servers import moto_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 TRIALS = 6
-WORKER, TRIAL, MEETING, NODE, DRIVER, HEAD = range(TRIALS)  # which trial suffers which loss
-LOSSES = (WORKER, TRIAL, MEETING, NODE)  # after which the same session goes on
-LONGER = (
-    "--set",
-    "image_size=64",
-    "--set",
-    "batch_size=8",
-)  # epochs, of a second at least: a loss is to fall into the second
+# The trial in which each loss happens.
+WORKER, TRIAL, MEETING, NODE, DRIVER, HEAD = range(TRIALS)
+# Losses after which the same session continues.
+RESTARTED = (WORKER, TRIAL, MEETING, NODE)
+# Epochs take at least a second, so that a loss happens within the second epoch.
+LONGER = ("--set", "image_size=64", "--set", "batch_size=8")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def survived(s3: str, few_emoji: Path) -> tuple[Sweep, list[str], str]:
-    """The sweep, what each of its three sessions printed, and the placement groups left on the last cluster."""
+    """Run the sweep in three sessions; return it, their output and the placement groups left."""
     sweep = sweep_of(few_emoji, s3, "sweep", trials=TRIALS).added(*LONGER)
     printed = []
     with cluster_of(3, SOON_LOST) as nodes:
@@ -89,8 +89,8 @@ def survived(s3: str, few_emoji: Path) -> tuple[Sweep, list[str], str]:
 
 
 def record(sweep: Sweep, number: int) -> dict[str, Any]:
-    place = storage.join(str(sweep.storage), sweep.name, "trials", f"{number:03d}", "record.json")
-    found: dict[str, Any] = json.loads(storage.read(place))
+    uri = storage.join(str(sweep.storage), sweep.name, "trials", f"{number:03d}", "record.json")
+    found: dict[str, Any] = json.loads(storage.read(uri))
     return found
 
 
@@ -101,23 +101,24 @@ def test_the_trial_ends_and_no_finished_epoch_is_computed_again(
     found = record(survived[0], number)
     assert found["state"] in ("finished", "stopped")
     assert found["reason"] is None
-    epochs = [figures["epoch"] for figures in found["epochs"]]
+    epochs = [metrics["epoch"] for metrics in found["epochs"]]
     assert epochs == list(range(1, len(epochs) + 1))
-    assert len(epochs) >= 2  # the loss fell into its second
+    # The loss happened within the second epoch.
+    assert len(epochs) >= 2
     assert found["repeated_epochs"] <= 1
-    assert found["losses"] == (1 if number in LOSSES else 0)
+    assert found["restarts"] == (1 if number in RESTARTED else 0)
 
 
 def test_the_console_says_what_was_lost(survived: tuple[Sweep, list[str], str]) -> None:
     first = survived[1][0]
-    for number in LOSSES:
-        assert re.search(rf"trial {number}  goes on from its last checkpoint: \S", first), first
+    for number in RESTARTED:
+        assert re.search(rf"trial {number}  resumes from its last checkpoint: \S", first), first
 
 
 def test_what_had_ended_is_not_run_again(survived: tuple[Sweep, list[str], str]) -> None:
     _, second, third = survived[1]
-    assert f"{DRIVER} of {TRIALS} trials have ended, trial {DRIVER} goes on from its last checkpoint" in second
-    assert f"{HEAD} of {TRIALS} trials have ended, trial {HEAD} goes on from its last checkpoint" in third
+    assert f"{DRIVER} of {TRIALS} trials have ended, trial {DRIVER} resumes from its last checkpoint" in second
+    assert f"{HEAD} of {TRIALS} trials have ended, trial {HEAD} resumes from its last checkpoint" in third
     assert f"trial {DRIVER}  epoch 1/3" not in second
     assert f"trial {HEAD}  epoch 1/3" not in third
 
@@ -145,4 +146,4 @@ def test_nothing_stays_behind(survived: tuple[Sweep, list[str], str]) -> None:
         kept = {key.split("/")[3] for key in keys if key.startswith(f"{folder}/checkpoint_20")}
         assert kept == whole_checkpoints(f"{sweep.storage}/{folder}")
         assert 1 <= len(kept) <= 2
-        assert not [key for key in keys if key.startswith(f"{folder}/{layout.UNFINISHED}")]
+        assert not [key for key in keys if key.startswith(f"{folder}/{layout.MID_EPOCH}")]

@@ -1,4 +1,4 @@
-"""`ray up cluster.local.yaml` for real, over a real SSH server; a sweep on what it starts; `ray down`."""
+"""A real `ray up cluster.local.yaml` over a real SSH server, a sweep on its cluster, `ray down`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.clusters, pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def own() -> Iterator[Machine]:
     with ray_folder() as folder, machine(folder) as own:
-        # Its environment needn't be installed anew: it takes minutes.
+        # Installing the environment again would take minutes.
         (own.home / "dfml").mkdir()
         (own.home / "dfml" / ".venv").symlink_to(sys.prefix)
         yield own
@@ -31,13 +31,13 @@ def own() -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def bystander() -> Iterator[Head]:
-    """Another Ray of the same computer, which `ray stop` would end if it saw it."""
+    """Start another Ray on the same computer, which `ray stop` would end if it could see it."""
     with ray_folder() as folder, ray_start(folder, free_port(), "--num-cpus=1", "--include-dashboard=false") as head:
         yield head
 
 
 def adapted(own: Machine, folder: Path) -> Path:
-    """cluster.local.yaml with the addresses and the key that a user would write into it."""
+    """Write cluster.local.yaml with the addresses and the key that a user would fill in."""
     config = yaml.safe_load((REPOSITORY / "cluster.local.yaml").read_text())
     config["provider"] |= {"head_ip": own.address, "worker_ips": []}
     config["auth"] |= {"ssh_user": getpass.getuser(), "ssh_private_key": str(own.key)}

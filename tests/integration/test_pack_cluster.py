@@ -1,4 +1,4 @@
-"""`python -m orchestration.pack` over a real Ray cluster that the command starts: the files are those of `python -m dfml.data pack`."""
+"""`orchestration.cluster.pack` over a real Ray cluster makes the files of `dfml.data pack`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def command(module: list[str], root: Path, out: Path) -> list[str]:
 
 
 def start(root: Path, out: Path, environment: dict[str, str]) -> forked.Popen:
-    """Start the command in a process group of its own."""
+    """Start the command in its own process group."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return forked.Popen(command(["orchestration.pack"], root, out), env=environment, **pipes)
+    return forked.Popen(command(["orchestration.cluster.pack"], root, out), env=environment, **pipes)
 
 
 @pytest.fixture
 def alone() -> Iterator[dict[str, str]]:
-    """Return the environment of a command that finds no cluster, and starts its own."""
+    """Yield the environment of a command that finds no cluster and starts its own."""
     with ray_folder() as folder:
         yield environment_of(folder) | forked.workers()
 
@@ -47,7 +47,10 @@ def journals(out: Path) -> list[str]:
 
 
 def assert_all_end(family: list[psutil.Process]) -> None:
-    """All processes that a command started end by themselves within seconds, but for Ray's agents, which take a minute."""
+    """Check that all processes of a command end by themselves within seconds.
+
+    Ray's agents take a minute to end, so they are killed.
+    """
     end = time.monotonic() + PATIENCE
     while running := [process for process in family if name_of(process) not in ("", *AGENTS)]:
         assert time.monotonic() < end, running
@@ -58,7 +61,7 @@ def assert_all_end(family: list[psutil.Process]) -> None:
 
 
 def name_of(process: psutil.Process) -> str:
-    """Empty for one that has ended."""
+    """Return the name of a process, empty if it has ended."""
     try:
         return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline()[:1]) or process.name()
     except psutil.NoSuchProcess:
@@ -74,7 +77,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def killed(root: Path, tmp_path: Path, alone: dict[str, str]) -> Path:
-    """A place at which the command was killed midway, and all that it started has ended."""
+    """Kill the command midway, wait until all its processes have ended, and return its output."""
     out = tmp_path / "out"
     process = start(root, out, alone)
     try:
@@ -100,15 +103,15 @@ def test_killed_and_started_again_the_cluster_packs_what_one_machine_packs(
     assert 3 <= len(finished) < 240
     before = {name: (killed / name).stat().st_mtime_ns for name in finished}
 
-    process = start(root, killed, head.named)  # without --skip-bad: one sentence, as from this machine's own processes
+    # Without --skip-bad the error is one sentence, as without a cluster.
+    process = start(root, killed, head.named)
     printed, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, printed) == (2, "")
     assert said.splitlines()[0].startswith("packing 240 images (")
     assert said.splitlines()[1].startswith(f"the Ray cluster at {head.address}")
-    (sentence,) = (
-        line for line in said.splitlines()[2:] if not line.startswith("packing: ")
-    )  # a slow machine's progress
-    assert sentence.startswith("error: class 3/7.png can't be decoded (not an image of a known format): mend")
+    # A slow machine also prints lines of progress.
+    (sentence,) = (line for line in said.splitlines()[2:] if not line.startswith("packing: "))
+    assert sentence.startswith("error: class 3/7.png can't be decoded (not an image of a known format); fix")
     assert not (killed / FILE_NAME).exists()
 
     (root / "class 3" / "7.png").write_bytes((root / "class 3" / "8.png").read_bytes())
@@ -135,6 +138,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(root: Path, tmp_path: Path, al
         process.kill()
     assert (process.returncode, printed) == (130, "")
     assert said.splitlines()[1].startswith("a Ray cluster on this machine")
-    lines = [line for line in said.splitlines()[2:] if not line.startswith("packing: ")]  # a slow machine's progress
-    assert lines == ["stopped; the same command goes on from here"]
+    # A slow machine also prints lines of progress.
+    lines = [line for line in said.splitlines()[2:] if not line.startswith("packing: ")]
+    assert lines == ["stopped; run the same command again to resume"]
     assert_all_end(family)

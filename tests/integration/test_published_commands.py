@@ -1,7 +1,8 @@
-"""The publication's command lines, as its README has them, run to the end on miniatures in the data sets' folder layouts.
+"""The command lines in the publication's README run to the end on miniatures of the data sets.
 
-The weights are DeiT-S's in shape, drawn at random, in the file format of the original release. What is added to the command lines
-fits them to so little data: smaller images and batches, fewer epochs, and where things are.
+The weights are random, with the shapes of DeiT-S and the file format of the original release. The
+arguments that are added adapt the command lines to the small data: smaller images and batches,
+fewer epochs, and paths.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from tests.benchmark_layouts import LAYOUTS
 
 pytestmark = pytest.mark.integration
 
-CONVERT = "--input deit_small_distilled_patch16_224-649709d9.pth --output pretrained_files/deit_small_distilled_factorized.pth"
+CONVERT = (
+    "--input deit_small_distilled_patch16_224-649709d9.pth "
+    "--output pretrained_files/deit_small_distilled_factorized.pth"
+)
 CONVERT_FEW = "--input few_patches.pth --output pretrained_files/few_patches_factorized.pth"
 SHARED = "--loss Proxy_Anchor --model deit_small_distilled_patch16_224 --embedding-size 384 --batch-size 120"
 TRAIN = {
@@ -29,10 +33,10 @@ TRAIN = {
     "cars": f"{SHARED} --lr 1e-4 --dataset cars --warm 5 --bn-freeze 1 --lr-decay-step 10",
     "SOP": f"{SHARED} --lr 6e-4 --dataset SOP --warm 1 --bn-freeze 0 --lr-decay-step 10 --lr-decay-gamma 0.25",
 }
-# The same model for images of 2 × 2 patches instead of 14 × 14: a step takes a fiftieth of the time.
+# The same model for images of 2 × 2 instead of 14 × 14 patches; a step is 50 times faster.
 READ = "--readpath pretrained_files/few_patches_factorized.pth --image-size 32"
 FEWER = "--batch-size 6 --warm 1 --epochs 2"
-# A small model, where the publication's isn't what matters.
+# A small model for tests that don't depend on the publication's model.
 SMALL = "--model test_resnet --routers 2 --readpath random --image-size 32 --batch-size 6 --epochs 2"
 
 
@@ -47,7 +51,7 @@ def python(module: str, arguments: str, folder: Path) -> subprocess.CompletedPro
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a user stands: the original weights, converted, and ./data with the data sets."""
+    """Make a user's folder: original and converted weights, and ./data with all data sets."""
     root = tmp_path_factory.mktemp("publication")
     torch.manual_seed(0)
     for command, size in ((CONVERT, 224), (CONVERT_FEW, 32)):
@@ -65,21 +69,21 @@ def test_command_line_of_the_publication_runs_to_the_end(dataset: str, folder: P
     done = python("dfml.train", f"{TRAIN[dataset]} {READ} {FEWER} --out {dataset}", folder)
     assert done.returncode == 0, done.stderr
     epochs = [json.loads(line) for line in (folder / dataset / "epochs.jsonl").read_text().splitlines()]
-    assert [figures["epoch"] for figures in epochs] == [1, 2]
+    assert [metrics["epoch"] for metrics in epochs] == [1, 2]
     config = json.loads((folder / dataset / "best" / "config.json").read_text())
     names = [1, 10, 100, 1000] if dataset == "SOP" else [1, 2, 4, 8]
     assert list(config["test"]) == [*(f"recall_at_{k}" for k in names), "r_precision", "map_at_r", "nmi", "f1"]
     assert all(0 <= value <= 1 for value in config["test"].values())
-    assert "the test classes were looked at once" in done.stdout
+    assert "the test classes are evaluated once" in done.stdout
 
-    # What evaluate finds for the stored model is what train said of it.
+    # `evaluate` computes for the stored model the metrics that `train` reported.
     again = python("dfml.evaluate", f"--resume {dataset}/best --dataset {dataset} --json", folder)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == pytest.approx(config["test"], abs=1e-6)
 
 
 def test_weights_of_the_publication_are_evaluated_as_they_are(folder: Path) -> None:
-    """Converted weights, dense ones, and a checkpoint as the publication's train.py saves it: one full path, one score."""
+    """Converted and dense weights and a checkpoint of the publication's train.py score alike."""
     state = torch.load(folder / "pretrained_files" / "deit_small_distilled_factorized.pth", weights_only=True)["model"]
     torch.save({"model_state_dict": state}, folder / "cub_best.pth")
     found = []
@@ -110,11 +114,12 @@ def test_under_torchrun_two_processes_train_one_model_and_the_same_command_resum
     ]
     done = run([*torchrun, *flags], folder, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 1/2") == 1  # one of the two speaks
-    assert "the figures flatter" in done.stdout
+    # Only one of the two processes prints.
+    assert done.stdout.count("epoch 1/2") == 1
+    assert "optimistically biased" in done.stdout
     again = run([*torchrun, *flags], folder, OMP_NUM_THREADS="1")
     assert again.returncode == 0, again.stderr
-    assert "going on after epoch 2 of 2" in again.stdout
+    assert "resuming after epoch 2 of 2" in again.stdout
     assert again.stdout.count("Test classes, epoch") == 1
     config = json.loads((folder / "two" / "best" / "config.json").read_text())
     flags = ["--resume", "two/best", "--dataset", "SOP", "--json"]
@@ -136,14 +141,14 @@ def test_in_shop_is_scored_by_its_queries_against_its_gallery(folder: Path) -> N
     [
         (f"--dataset birds {SMALL}", "unknown data set 'birds'"),
         (f"--dataset cub {SMALL} --data-root nowhere", "nowhere/CUB_200_2011 doesn't exist"),
-        (f"--dataset cub {SMALL} --loss Hinge", "unknown loss 'Hinge': name one of"),
+        (f"--dataset cub {SMALL} --loss Hinge", "unknown loss 'Hinge'; name one of"),
         (f"--dataset cub {SMALL} --loss MS", "images_per_class to 2 or more"),
         (f"--dataset cub {SMALL} --bn-freeze 0", "set --bn-freeze 1"),
         (f"--dataset cub {SMALL} --batch-size 600", "batch_size 600 is larger than the 12 training images"),
         (f"--dataset cub {SMALL} --optimizer lion", "optimizer = 'lion'"),
         (f"--dataset cub {SMALL} --warm 2", "warm_epochs 2 leaves none"),
-        (f"--dataset cub {SMALL} --set lr=1", "--set lr: a flag of its own gives lr"),
-        (f"--dataset cub {SMALL} --set colour=1", "a recipe has no 'colour'"),
+        (f"--dataset cub {SMALL} --set lr=1", "--set lr: lr has a flag of its own"),
+        (f"--dataset cub {SMALL} --set color=1", "a recipe has no 'color'"),
         (f"--dataset cub {SMALL} --set precision=int4", "precision = 'int4'"),
         ("--dataset cub --model deit_gigantic", "deit_gigantic"),
         ("--dataset cub --readpath missing.pth --batch-size 6", "missing.pth don't exist"),

@@ -1,4 +1,4 @@
-"""The README's commands as they stand, by a newcomer with images of their own."""
+"""The README's commands run unchanged, for a newcomer with their own images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_five_lines_embed_an_image(finished: tuple[Sweep, str], tmp_path: Path) 
 
 @pytest.mark.views
 def test_own_images_become_a_model(tmp_path: Path) -> None:
-    """Folders of PNG and JPEG files, to shards, to a sweep, with exactly the commands of the README."""
+    """Folders of PNG and JPEG files become shards and a sweep with the README's exact commands."""
     images = ShardedImages(DATASETS["emoji"], "train")
     for row in range(240):
         folder = tmp_path / "my_images" / images.class_names[images.labels[row]]

@@ -1,4 +1,4 @@
-"""The report of a real sweep, opened from disk in a browser without a network: what it shows is what the files say."""
+"""The report of a real sweep, opened from disk in an offline browser, shows what the files hold."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from playwright.sync_api import Page
 from small_sweep import Sweep
 
 from dfml.task import SCORE
-from orchestration.results.curves import learning_curves
-from orchestration.results.routers import router_load
-from orchestration.results.summary import load_results
+from orchestration.report.curves import learning_curves
+from orchestration.report.results import load_results
+from orchestration.report.routers import router_load
 from tests.browser import chromium, opened
 
 pytestmark = pytest.mark.integration
@@ -32,7 +32,7 @@ def rows(report: Path, file: str) -> list[dict[str, str]]:
 
 
 def table(page: Page, id: str) -> list[dict[str, str]]:
-    """A table as a reader sees it, its rows by its headings."""
+    """Return a table as a reader sees it: one dictionary per row, by heading."""
     head = page.locator(f"#{id} thead th").all_inner_texts()
     lines = page.locator(f"#{id} tbody tr").all()
     return [dict(zip(head, line.locator("td").all_inner_texts(), strict=True)) for line in lines]
@@ -69,7 +69,7 @@ def _trials_are_those_of_the_csv(page: Page, report: Path) -> None:
     assert [row["trial"] for row in shown] == [row["trial"] for row in told]
     for row, line in zip(shown, told, strict=True):
         assert row["R@1"] == f"{float(line['best_validation_score']):.3f}"
-        assert (row["K"], row["epochs"]) == (line["routers"], line["epochs"])
+        assert (row["K"], row["epochs"]) == (line["num_sub_blocks"], line["epochs"])
         assert row["lr"] == f"{float(line['lr']):.1e}"
         assert row["ended"].startswith(line["ended"])
     (marked,) = page.locator("#trials-table tr.marked td:first-child").all_inner_texts()

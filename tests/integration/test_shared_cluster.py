@@ -1,4 +1,7 @@
-"""Two sweeps at once on one cluster that has room for one trial: the second says what it waits for, and both come to the same."""
+"""Two sweeps at once on a cluster with resources for one trial.
+
+The second reports what it waits for, and both end with the same metrics.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
 @pytest.fixture(scope="module")
 def both(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Sweep, str]]:
-    """Two sweeps of the same arguments, and what they printed."""
+    """Run two sweeps with the same arguments at once; return each with its output."""
     storage = tmp_path_factory.mktemp("shared")
     sweeps = [sweep_of(few_emoji, storage, name, trials=1) for name in ("one", "other")]
     for sweep in sweeps:
@@ -23,7 +26,7 @@ def both(few_emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tupl
     with cluster_of(2) as nodes:
         consoles = [Console(nodes.start(sweep)) for sweep in sweeps]
         first = first_to_say("trial 0  epoch 1/6", consoles)
-        # It has all room, and would have ended before the other says what it waits for.
+        # It holds all resources and could end before the other reports what it waits for.
         with paused(nodes.processes(WORKER_PROCESS)):
             for console in consoles:
                 if console is not first:
@@ -48,7 +51,7 @@ def test_they_dont_disturb_each_other(both: list[tuple[Sweep, str]]) -> None:
 
     one, other = (record(sweep) for sweep, _ in both)
     assert one["state"] == other["state"] == "finished"
-    assert one["losses"] == other["losses"] == 0
+    assert one["restarts"] == other["restarts"] == 0
     for a, b in zip(one["epochs"], other["epochs"], strict=True):
         for name in ("loss", "recall_at_1", "map_at_r"):
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4)

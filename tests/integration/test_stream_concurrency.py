@@ -1,4 +1,4 @@
-"""Dozens of processes on a node cost one download: counted at the proxy before a real server, over real HTTP."""
+"""Dozens of processes on a node cost one download, as counted by the proxy of a real server."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from dfml.data.dataset import ShardedImages
 from dfml.data.manifest import FILE_NAME, read_manifest
 from dfml.data.order import rank_share
 from dfml.data.packing import pack
-from tests.s3.places import noisy_images, upload
+from tests.s3.locations import noisy_images, upload
 from tests.s3.proxy import Proxy
 from tests.s3.servers import Server, ceph_available
 
 pytestmark = pytest.mark.integration
 
 TRIALS, RANKS, WORKERS, EPOCHS = 4, 2, 2, 3
-MOST = 1.02  # times the data set's bytes
+# Maximum download, in multiples of the data set's bytes.
+MOST = 1.02
 
 
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """23 MB in shards of 2 MB."""
+    """Pack 23 MB in shards of 2 MB."""
     folder = tmp_path_factory.mktemp("some-megabytes")
     pack(noisy_images(100, side=512), folder, "noise", shard_bytes=2 * 2**20)
     return folder
@@ -36,11 +37,11 @@ def test_many_trials_on_a_node_read_the_data_set_once(
     request: pytest.FixtureRequest, data_set: Path, tmp_path: Path
 ) -> None:
     server: Server = request.getfixturevalue("ceph" if ceph_available() else "moto")
-    place = upload(data_set, server)
+    uri = upload(data_set, server)
     with Proxy(server.endpoint, latency=0.02) as proxy:
         environment = replace(server, endpoint=proxy.endpoint).environment()
         jobs = [
-            Job(place, tmp_path / "cache", environment, None, seed, rank, RANKS, EPOCHS, WORKERS)
+            Job(uri, tmp_path / "cache", environment, None, seed, rank, RANKS, EPOCHS, WORKERS)
             for seed, rank in itertools.product(range(TRIALS), range(RANKS))
         ]
         outputs = [tmp_path / f"{number}.jsonl" for number in range(len(jobs))]
@@ -65,7 +66,7 @@ def test_many_trials_on_a_node_read_the_data_set_once(
     data = sum(file.bytes for file in files) + (data_set / FILE_NAME).stat().st_size
     read = sum(counts["bytes"].values())
     print(
-        f"\n{server.name}: {len(jobs)} ranks × {WORKERS} loader workers × {EPOCHS} epochs read {read:,} bytes of a data set of "
-        f"{data:,} ({len(manifest.shards)} shards): {read / data:.4f} times"
+        f"\n{server.name}: {len(jobs)} ranks × {WORKERS} loader workers × {EPOCHS} epochs read {read:,} bytes "
+        f"of a data set of {data:,} ({len(manifest.shards)} shards): {read / data:.4f} times"
     )
     assert read <= MOST * data

@@ -1,4 +1,4 @@
-"""A server, a network or a process that fails while a data set is streamed; each over real HTTP, through the proxy."""
+"""A server, a network or a process fails while a data set is streamed over real HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dfml.data.dataset import ShardedImages
 from dfml.data.manifest import FILE_NAME, FORMAT_VERSION
 from dfml.errors import InvalidInput
 from tests.s3.faults import Fault
-from tests.s3.places import Streamed, use
+from tests.s3.locations import Streamed, use
 from tests.s3.proxy import Proxy
 from tests.s3.servers import Server
 
@@ -29,8 +29,10 @@ pytestmark = pytest.mark.integration
 
 SHARD = "train-00003.parquet"
 HASH = "[0-9a-f]{64}"
-AT_ONCE = s3.PATIENCE / 4  # seconds, on a machine with other work: without any waiting
-AWAY = 6.0  # seconds: dozens of tries, the pauses between them shortened as below
+# Seconds within which an error counts as immediate, on a machine with other load.
+AT_ONCE = s3.RETRY_SECONDS / 4
+# Seconds of an outage: dozens of tries with the short pauses below.
+AWAY = 6.0
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "FIRST_PAUSE", 0.05)
 
 
-# --- A process is killed ---------------------------------------------------------------------------------------------
+# --- A process is killed --------------------------------------------------------------------------
 
 
 def test_others_go_on_when_the_process_that_fetches_is_killed(streamed: Streamed, tmp_path: Path) -> None:
@@ -47,12 +49,13 @@ def test_others_go_on_when_the_process_that_fetches_is_killed(streamed: Streamed
     def slow_at_first(method: str, path: str, number: int) -> Fault | None:
         if path == streamed.path(SHARD) and number == 0:
             victim_fetches.set()
-            return Fault(pace=1000.0)  # a shard would take two minutes
+            # At this pace a shard takes two minutes.
+            return Fault(pace=1000.0)
         return None
 
     streamed.proxy.fault = slow_at_first
     job = job_of(streamed)
-    # All of them need all shards in the same order, so all soon wait for this one.
+    # All processes need the shards in the same order, so all soon wait for this shard.
     processes = [job.start(tmp_path / f"{number}.jsonl") for number in range(3)]
     assert victim_fetches.wait(60)
     time.sleep(1.0)
@@ -63,7 +66,8 @@ def test_others_go_on_when_the_process_that_fetches_is_killed(streamed: Streamed
     for number in others:
         processes[number].join(60)
         assert processes[number].exitcode == 0
-    assert time.monotonic() - killed < 15  # 5 of which the victim's own loader processes may take to notice
+    # The victim's own loader processes may take 5 s of these to notice.
+    assert time.monotonic() - killed < 15
     expected = record_of(epoch_of(streamed.local()))
     for number in others:
         assert records(tmp_path / f"{number}.jsonl") == [expected]
@@ -72,7 +76,7 @@ def test_others_go_on_when_the_process_that_fetches_is_killed(streamed: Streamed
 
 
 def holder_of(cache: Path, candidates: set[int | None]) -> int:
-    """The rank that writes the unfinished file, itself or by one of its loader processes."""
+    """Return the rank that writes the partial file, itself or through a loader process."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if str(link.readlink()).startswith(str(cache)) and ".partial" in link.readlink().name:
@@ -81,12 +85,13 @@ def holder_of(cache: Path, candidates: set[int | None]) -> int:
                 found = [process for process in (owner, parent) if process in candidates]
                 if found:
                     return found[0]
-        except OSError:  # it ended meanwhile, or isn't ours to look at
+        # The process has ended, or its files aren't readable.
+        except OSError:
             continue
     raise AssertionError("no process fetches")
 
 
-# --- What comes isn't what was sent ----------------------------------------------------------------------------------
+# --- Replies are damaged --------------------------------------------------------------------------
 
 ONCE = [
     pytest.param(Fault(cut_after=30_000), id="cut"),
@@ -125,12 +130,13 @@ def test_a_shard_that_always_comes_wrong_is_named_with_both_hashes(
     always(streamed, SHARD, fault)
     with pytest.raises(InvalidInput) as raised:
         epoch_of(streamed.images(), workers=workers)
-    assert not multiprocessing.active_children()  # the loader's, though the exception is still at hand
+    # The loader's processes have ended although the exception is still referenced.
+    assert not multiprocessing.active_children()
     shard = next(shard for shard in streamed.shards if shard.file == SHARD)
-    found = re.search(rf"its SHA-256 is ({HASH}), the manifest says ({HASH})", str(raised.value))
+    found = re.search(rf"its SHA-256 is ({HASH}), not the manifest's ({HASH})", str(raised.value))
     assert found
     assert found[1] != found[2] == shard.sha256
-    assert f"{streamed.place}/{SHARD}" in str(raised.value)
+    assert f"{streamed.uri}/{SHARD}" in str(raised.value)
     assert_is_a_sentence(raised.value)
     assert_clean(streamed)
 
@@ -145,11 +151,11 @@ def test_a_glance_at_a_damaged_image_fetches_its_shard(streamed: Streamed) -> No
     images, local = streamed.images(), streamed.local()
     row = int((local.shard_numbers == 3).nonzero()[0][0])
     once(streamed, SHARD, Fault(flip=5))
-    assert images.glance(row).tobytes() == local.image(row).tobytes()
+    assert images.read_single(row).tobytes() == local.image(row).tobytes()
     assert streamed.gets(SHARD) == 2
 
 
-# --- The server is slow, overloaded or away --------------------------------------------------------------------------
+# --- The server is slow, overloaded or down -------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -173,14 +179,14 @@ def test_tries_come_with_growing_pauses(streamed: Streamed) -> None:
         return Fault(status=500) if number < 5 else None
 
     streamed.proxy.fault = note
-    s3.get(f"{streamed.place}/{FILE_NAME}")
+    s3.get(f"{streamed.uri}/{FILE_NAME}")
     pauses = [after - before for before, after in itertools.pairwise(moments)]
     assert len(pauses) == 5
     assert sum(pauses[3:]) > 3 * sum(pauses[:2])
 
 
 def test_nothing_is_lost_when_the_server_is_away_for_many_tries(streamed: Streamed, tmp_path: Path) -> None:
-    """Read by another process: one that is forked from this, as loader processes are, has the proxy's port open too."""
+    """A separate process reads, because forks of this process would keep the proxy's port open."""
     streamed.proxy.fault = lambda method, path, number: go_away() if path == streamed.path(SHARD) else None
     went: list[float] = []
 
@@ -188,7 +194,8 @@ def test_nothing_is_lost_when_the_server_is_away_for_many_tries(streamed: Stream
         if not went:
             went.append(time.monotonic())
             threading.Thread(target=streamed.proxy.down, args=(AWAY,)).start()
-            time.sleep(0.2)  # the reply is cut
+            # Meanwhile the reply is cut.
+            time.sleep(0.2)
 
     job = job_of(streamed)
     process = job.start(tmp_path / "epochs.jsonl")
@@ -203,25 +210,26 @@ def test_nothing_is_lost_when_the_server_is_away_for_many_tries(streamed: Stream
 def test_a_server_that_stays_away_is_one_sentence(
     streamed: Streamed, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PATIENCE", 1.0)
+    monkeypatch.setattr(s3, "RETRY_SECONDS", 1.0)
     images = streamed.images()
     streamed.proxy.down()
     began = time.monotonic()
     with pytest.raises(s3.Unreachable, match=r"^s3://\S+parquet could not be reached for 1 s \(") as raised:
         epoch_of(images, workers=workers)
-    assert time.monotonic() - began < 7.5  # not once for each of the batch's eight images
+    # The tries aren't repeated for each of the batch's eight images.
+    assert time.monotonic() - began < 7.5
     assert_is_a_sentence(raised.value)
     assert_clean(streamed)
 
 
-# --- What waiting doesn't mend ---------------------------------------------------------------------------------------
+# --- Waiting doesn't help -------------------------------------------------------------------------
 
 
-def refusal_of(place: str, cache: Path) -> str:
-    """The sentence, which must come at once."""
+def refusal_of(uri: str, cache: Path) -> str:
+    """Return the error message of opening the data set; it must come at once."""
     began = time.monotonic()
     with pytest.raises(InvalidInput) as raised:
-        ShardedImages(place, "train", Cache(cache))
+        ShardedImages(uri, "train", Cache(cache))
     assert time.monotonic() - began < AT_ONCE
     assert_is_a_sentence(raised.value)
     return str(raised.value)
@@ -255,8 +263,9 @@ def test_missing_credentials_are_said_at_once(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("HOME", str(tmp_path))  # has no .aws
-    assert re.search(r"needs credentials .*set AWS_ACCESS_KEY_ID", refusal_of(streamed.place, tmp_path / "cache"))
+    # This home has no .aws.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert re.search(r"needs credentials .*set AWS_ACCESS_KEY_ID", refusal_of(streamed.uri, tmp_path / "cache"))
     assert streamed.proxy.requests == []
 
 
@@ -267,12 +276,12 @@ def test_a_missing_bucket_is_said_at_once(streamed: Streamed, tmp_path: Path) ->
 
 MANIFESTS: list[tuple[str, Callable[[bytes], bytes | None], str]] = [
     ("missing", lambda content: None, "is not a packed data set: it has no manifest.json"),
-    ("newer", lambda content: version(content, FORMAT_VERSION + 1), "has format version 3, this code reads 2: update"),
-    ("older", lambda content: version(content, 1), "has format version 1, this code reads 2: pack the data set again"),
-    ("not JSON", lambda content: b"<html>hello</html>", "is not a manifest that can be read"),
-    ("cut short", lambda content: content[: len(content) // 2], "is not a manifest that can be read"),
-    ("not text", lambda content: b"\xff\xfe\x00", "is not a manifest that can be read"),
-    ("a list", lambda content: b"[1]", "is not a manifest that can be read"),
+    ("newer", lambda content: version(content, FORMAT_VERSION + 1), "has format version 3; this code reads 2; update"),
+    ("older", lambda content: version(content, 1), "has format version 1; this code reads 2; pack the data set again"),
+    ("not JSON", lambda content: b"<html>hello</html>", "is not a valid manifest"),
+    ("cut short", lambda content: content[: len(content) // 2], "is not a valid manifest"),
+    ("not text", lambda content: b"\xff\xfe\x00", "is not a valid manifest"),
+    ("a list", lambda content: b"[1]", "is not a valid manifest"),
     ("a version in words", lambda content: version(content, '"two"'), "manifest"),
 ]
 
@@ -287,5 +296,5 @@ def test_a_manifest_that_cannot_be_used_is_one_sentence(
 ) -> None:
     content = (streamed.folder / FILE_NAME).read_bytes()
     with streamed.manifest(spoil(content)):
-        assert said in refusal_of(streamed.place, streamed.cache_folder)
+        assert said in refusal_of(streamed.uri, streamed.cache_folder)
     assert streamed.gets("") == streamed.gets(FILE_NAME) == 1

@@ -1,4 +1,4 @@
-"""A disk that is full, a cache smaller than the data set, a cached file that rots; each over real HTTP, through the proxy."""
+"""A full disk, a cache smaller than the data set, damaged files in the cache; over real HTTP."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from streams import assert_clean, assert_equal, epoch_of, job_of
 
 from dfml.data.cache import Cache
 from dfml.data.dataset import ShardedImages
-from dfml.errors import InvalidInput
-from tests.s3.places import SHARDS, Streamed
+from dfml.errors import InvalidInput, RunFailed
+from tests.s3.locations import SHARDS, Streamed
 
 pytestmark = pytest.mark.integration
 
 
-# --- A full disk -----------------------------------------------------------------------------------------------------
+# --- A full disk ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 800 KB, less than the data set."""
+    """Mount a file system of 800 KB, which is smaller than the data set."""
     folder = tmp_path / "tiny-disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -40,7 +40,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def on_disk(streamed: Streamed, disk: Path) -> ShardedImages:
-    return ShardedImages(streamed.place, "train", Cache(disk / "cache"))
+    return ShardedImages(streamed.uri, "train", Cache(disk / "cache"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -48,7 +48,7 @@ def test_a_data_set_that_finds_no_room_is_refused_before_any_shard(
     streamed: Streamed, tiny_disk: Path, workers: int
 ) -> None:
     with pytest.raises(
-        InvalidInput, match=r"the cache \S+ would need 1 MB more, its disk has 1 MB left: make room, .*"
+        InvalidInput, match=r"the cache \S+ would need 1 MB more, its disk has 1 MB left; make room, .*"
     ):
         epoch_of(on_disk(streamed, tiny_disk), workers=workers)
     assert all(streamed.gets(shard.file) == 0 for shard in streamed.shards)
@@ -59,10 +59,10 @@ def test_a_disk_that_fills_up_under_way_is_one_sentence(
     streamed: Streamed, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     images = on_disk(streamed, tiny_disk)
-    # Another program takes the room after the look.
+    # Another program uses the space after the check.
     monkeypatch.setattr(ShardedImages, "require_room", lambda images: None)
     (tiny_disk / "other").write_bytes(bytes(400_000))
-    with pytest.raises(InvalidInput, match=r"^the cache \S+ is full \(\d+ bytes of \S+ find no room .*--cache-size$"):
+    with pytest.raises(RunFailed, match=r"^the cache \S+ is full \(\d+ bytes of \S+ don't fit .*--cache-size$"):
         epoch_of(images, workers=workers)
     for thread in threading.enumerate():
         if "_work" in thread.name:
@@ -71,15 +71,16 @@ def test_a_disk_that_fills_up_under_way_is_one_sentence(
     assert {path.suffix for path in cached} == {".arrow", ".parquet"}
     assert all(path.stat().st_size > 0 for path in cached)
     (tiny_disk / "other").unlink()
-    assert images.encoded(0) == streamed.local().encoded(0)  # with room it goes on
+    # With free space, reading continues.
+    assert images.encoded(0) == streamed.local().encoded(0)
 
 
-# --- A cache smaller than the data set -------------------------------------------------------------------------------
+# --- A cache smaller than the data set ------------------------------------------------------------
 
 
 @contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
-    """Samples how large the folder is, until the block ends; yields the samples."""
+    """Sample the size of a folder until the block ends; yield the samples."""
     samples: list[int] = []
     ended = threading.Event()
 
@@ -88,7 +89,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
             sizes = {}
             for path in list(folder.glob("*")) if folder.exists() else []:
                 try:
-                    # A transfer that ends between the list and here has two names, and is one file.
+                    # A transfer that ends after the listing has two names but is one file.
                     sizes[path.name.removesuffix(".partial")] = path.stat().st_size
                 except FileNotFoundError:
                     continue
@@ -123,7 +124,8 @@ def test_a_cache_of_a_third_of_the_data_set_gives_all_rows_in_the_stated_order(
     assert limit / 2 < max(samples) <= limit
     fetched = [streamed.gets(shard.file) for shard in streamed.shards]
     assert min(fetched) >= 1
-    assert SHARDS < sum(fetched) <= 3 * SHARDS  # evicted, and not more often than the order asks for
+    # Shards are evicted, but not more often than the order requires.
+    assert SHARDS < sum(fetched) <= 3 * SHARDS
     assert_clean(streamed)
 
 
@@ -156,7 +158,7 @@ def test_paths_are_read_though_the_index_was_evicted(streamed: Streamed) -> None
     assert images.paths == streamed.local().paths
 
 
-# --- The disk's faults -----------------------------------------------------------------------------------------------
+# --- Faults of the disk ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -179,7 +181,7 @@ def test_a_cached_index_that_was_damaged_later_is_fetched_again(streamed: Stream
 
 
 def test_a_cached_shard_that_was_cut_short_is_fetched_again(streamed: Streamed) -> None:
-    """As after a loss of power, which may leave a file without its content."""
+    """A power failure may leave a file without its content."""
     images = streamed.images()
     epoch_of(images)
     (streamed.cache_folder / f"{streamed.shards[5].sha256}.parquet").write_bytes(b"")
@@ -189,7 +191,7 @@ def test_a_cached_shard_that_was_cut_short_is_fetched_again(streamed: Streamed) 
 
 
 def damage(file: Path) -> None:
-    """One bit of each 1,000 bytes: some of them belong to images."""
+    """Flip one bit per 1,000 bytes; some of these belong to images."""
     content = bytearray(file.read_bytes())
     for position in range(100, len(content), 1000):
         content[position] ^= 1

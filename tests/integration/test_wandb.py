@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: what a real sweep's run folders hold, read back from their files."""
+"""The run folders that a real sweep writes for Weights & Biases offline, read from their files."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def test_a_run_has_its_recipe_and_every_epoch(finished: tuple[Sweep, str], runs:
     for name, folder in {"trial 0": "000", "trial 1": "001", "trial 2": "002", "winner": "winner"}.items():
         kept, run = record(finished[0], folder), runs[name]
         assert run.config["lr"] == kept["recipe"]["lr"]
-        assert run.config["routers"] == kept["recipe"]["routers"]
+        assert run.config["num_sub_blocks"] == kept["recipe"]["num_sub_blocks"]
         logged = [step for step in run.history if "epoch" in step]
-        assert [step["_step"] for step in logged] == [figures["epoch"] for figures in kept["epochs"]]
-        for step, figures in zip(logged, kept["epochs"], strict=True):
-            assert step["loss"] == figures["loss"]
-            assert step.get("recall_at_1") == figures.get("recall_at_1")
-            loads = [figures[f"router_load_0_{sub_block}"] for sub_block in range(kept["recipe"]["routers"])]
-            assert step["router_load/0.values"] == pytest.approx(loads)
+        assert [step["_step"] for step in logged] == [metrics["epoch"] for metrics in kept["epochs"]]
+        for step, metrics in zip(logged, kept["epochs"], strict=True):
+            assert step["loss"] == metrics["loss"]
+            assert step.get("recall_at_1") == metrics.get("recall_at_1")
+            assert len(metrics["router_load"][0]) == kept["recipe"]["num_sub_blocks"]
+            assert step["router_load/0.values"] == pytest.approx(metrics["router_load"][0])
         assert run.summary["ended"] == kept["state"]
 
 
@@ -67,9 +67,10 @@ def test_the_winners_run_has_scores_gallery_report_and_model(
 
 
 def test_the_key_is_written_nowhere(finished: tuple[Sweep, str], head: Head) -> None:
-    """Neither into the sweep's folder nor into the files of Ray's session, with the logs and runtime environments that its dashboard shows.
+    """The key is neither in the sweep's folder nor in the files of Ray's session.
 
-    test_interruption.py looks at a Ray that the sweep itself started.
+    The session's files hold the logs and runtime environments that the dashboard shows.
+    test_interruption.py checks a Ray that the sweep itself started.
     """
     assert WANDB_KEY not in finished[1]
     assert list(head.folder.glob("ray/session_*/logs/raylet.out"))

@@ -1,4 +1,4 @@
-"""A sweep is watched while it runs: by Prometheus with the Grafana dashboard's queries, and in the Ray dashboard with a browser."""
+"""A running sweep in Prometheus, with the Grafana dashboard's queries, and in the Ray dashboard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from urllib.request import urlopen
 
 import pytest
 from browser import CHROMIUM, chromium, opened
-from grafana import MONITORING, PANELS, metrics_in, queries
+from grafana import CALLBACKS, PANELS, metrics_in, queries
 from playwright.sync_api import Page, expect
 from ray_head import RAY, Head, end, free_port, ray_folder, ray_start, wait_for
 from small_sweep import sweep_of
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.records import load_record
+from orchestration.sweep_folder.records import load_record
 from tests import forked
 
 pytestmark = [
@@ -34,14 +34,16 @@ pytestmark = [
 
 JOB = "watched"
 PATIENCE = 500.0  # seconds
-# As often as a short sweep needs: Ray's processes tell their figures, in ms, and Prometheus asks for them.
+# Intervals for a short sweep: Ray's processes report metrics (in ms), and Prometheus scrapes them.
 TOLD, ASKED = {"RAY_metrics_report_interval_ms": "1000"}, "scrape_interval: 1s"
-LONGER = ("--set", "image_size=64", "--set", "batch_size=8")  # epochs: what is told of single steps is to be asked for
-ABSENT = {"ray_dfml_top_1"}  # the score of classification
+# Epochs are so long that Prometheus scrapes the metrics of single steps.
+LONGER = ("--set", "image_size=64", "--set", "batch_size=8")
+# Only classification has this score.
+ABSENT = {"ray_dfml_top_1"}
 
 
 class Prometheus:
-    """Debian's, with the project's configuration of another place and pace."""
+    """Debian's Prometheus, with the project's configuration for another folder and interval."""
 
     def __init__(self, url: str, began: float) -> None:
         self.url = url
@@ -52,7 +54,7 @@ class Prometheus:
             return json.load(answer)["data"]
 
     def drawn(self, query: str) -> list[Any]:
-        """The series that a panel draws of the query, from the beginning until now."""
+        """Return the series that a panel draws for the query, from the start until now."""
         asked = {"query": query, "start": str(self._began), "end": str(time.time()), "step": "2"}
         return self.ask("query_range", **asked)["result"]
 
@@ -62,7 +64,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(head: Head, folder: Path) -> Iterator[Prometheus]:
-    configuration = (MONITORING / "prometheus.yml").read_text()
+    configuration = (CALLBACKS / "prometheus.yml").read_text()
     for ours, here in (("/tmp/ray/", f"{head.folder}/ray/"), ("scrape_interval: 10s", ASKED)):
         assert ours in configuration
         configuration = configuration.replace(ours, here)
@@ -86,7 +88,7 @@ def ray(head: Head, *arguments: str) -> str:
 
 
 def filled(query: str) -> str:
-    """With what a person chooses on top of the dashboard."""
+    """Fill in the selections that a person makes at the top of the dashboard."""
     return query.replace("$sweep", "sweep").replace("$trial", ".*")
 
 
@@ -122,29 +124,30 @@ def test_a_running_sweep_is_seen_in_prometheus_grafana_and_the_ray_dashboard(few
         loads = prom.drawn('ray_dfml_router_load{trial="0", router="3", sub_block="1"}')
         told = {float(value) for series in loads for _, value in series["values"]}
         assert told
-        assert told <= {epoch["router_load_3_1"] for epoch in record.epochs}
+        assert told <= {epoch["router_load"][3][1] for epoch in record.epochs}
         assert not prom.by_trial('ray_dfml_images_per_second{trial="0"}'), "trial 0 has ended"
 
 
 def without_data(prom: Prometheus) -> list[str]:
-    """The panels, those of GPUs left out, of which a query draws nothing."""
+    """Return the titles of the panels, except those of GPUs, with a query that draws nothing."""
     shown = (panel for panel in PANELS if "GPU" not in panel["title"])
     return [panel["title"] for panel in shown if not all(prom.drawn(filled(query)) for query in queries(panel))]
 
 
 def log_in(page: Page, head: Head) -> None:
-    """As the dashboard asks a person to."""
+    """Log in to the Ray dashboard with the token, as a person does."""
     page.get_by_label("Authentication Token", exact=True).fill(ray(head, "get-auth-token").strip())
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("Authentication Token Required")).to_be_hidden()
 
 
 def see_epochs(page: Page, head: Head, picture: Path) -> None:
-    """The job's page has the sweep's own lines, those of epochs among them."""
+    """Check that the job's page shows the sweep's own lines, also those of epochs."""
     page.goto(f"{head.dashboard}/#/jobs/{JOB}")
     line = page.get_by_text("trial 1  epoch 1/3").first
     expect(line).to_be_visible(timeout=60_000)
-    line.evaluate("element => element.scrollIntoView()")  # the page draws it anew with each line that comes
+    # The page redraws the element with each new line.
+    line.evaluate("element => element.scrollIntoView()")
     page.screenshot(path=picture)
 
 

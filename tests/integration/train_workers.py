@@ -1,4 +1,4 @@
-"""The processes in which a trial trains, found by their titles."""
+"""Search for the processes in which a trial trains, by their titles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests import forked
 
 
 def train_workers(root: int) -> list[psutil.Process]:
-    """Return the workers of the trial that runs on the Ray that a process has started, a sweep's or that of `ray start`."""
+    """Return the workers of the running trial on the Ray that process `root` started."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if WORKER_PROCESS in " ".join(process.info["cmdline"] or []):

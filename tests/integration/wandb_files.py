@@ -1,4 +1,4 @@
-"""Reads the files of offline runs of Weights & Biases: LevelDB's log format with W&B's protobuf records in it."""
+"""Reader of offline runs of Weights & Biases: protobuf records in LevelDB's log format."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ FILE_HEADER = 7  # ":W&B", two bytes of magic, the version
 
 
 def records_of(run: Path) -> Iterator[Any]:
-    """The protobuf records in a run's folder, in the order in which they were written; each one's checksum is checked."""
+    """Yield the protobuf records in a run's folder in the order of writing; verify checksums."""
     (file,) = run.glob("run-*.wandb")
     content = file.read_bytes()
     assert content.startswith(b":W&B")
-    place, parts = FILE_HEADER, []
-    while place + 7 <= len(content):
-        if BLOCK - place % BLOCK < 7:  # no room for a header: zeros up to the next block
-            place += BLOCK - place % BLOCK
+    position, parts = FILE_HEADER, []
+    while position + 7 <= len(content):
+        # Without room for a header, zeros fill the rest of the block.
+        if BLOCK - position % BLOCK < 7:
+            position += BLOCK - position % BLOCK
             continue
-        checksum, length, kind = struct.unpack_from("<IHB", content, place)
-        part = content[place + 7 : place + 7 + length]
+        checksum, length, kind = struct.unpack_from("<IHB", content, position)
+        part = content[position + 7 : position + 7 + length]
         assert checksum == zlib.crc32(bytes([kind]) + part)
-        place += 7 + length
+        position += 7 + length
         parts.append(part)
         if kind in (FULL, LAST):
             record = wandb_internal_pb2.Record()
@@ -39,14 +40,16 @@ def records_of(run: Path) -> Iterator[Any]:
 
 
 class OfflineRun:
-    """A run as its folder tells it.
+    """An offline run, read from its folder.
 
     Attributes:
-        id: of the run; likewise its group and name.
-        config: by name.
-        history: what was logged, a dictionary a step.
-        summary: by name.
-        artifacts: names and types.
+        id: the ID of the run.
+        group: the group of the run.
+        name: the name of the run.
+        config: the configuration, by name.
+        history: the logged values, one dictionary per step.
+        summary: the summary, by name.
+        artifacts: the names and types of the artifacts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,11 +79,11 @@ def _key(item: Any) -> str:
 
 
 def offline_runs(sweep: Path) -> list[OfflineRun]:
-    """All offline runs in a sweep's folder, in the order in which they were begun."""
+    """Return all offline runs in a sweep's folder, in the order in which they began."""
     return [OfflineRun(folder) for folder in sorted((sweep / "wandb").glob("offline-run-*"))]
 
 
 def files_with(text: str, folder: Path) -> list[Path]:
-    """The files below a folder that hold a text."""
+    """Return the files below a folder that contain a text."""
     files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
     return [file for file in files if text.encode() in file.read_bytes()]

@@ -11,12 +11,12 @@ import pytest
 from dfml.data.datasets import REPOSITORY
 from orchestration.cli import main, parser, plan_from
 from orchestration.search.budget import Budget
-from tests.s3.places import client_of, new_bucket, use
+from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
 
 
 def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:
-    """The sentence that the command ends with; it must not have written anything but the storage's own folder."""
+    """Return the command's last line; check that it wrote nothing except the storage's folder."""
     assert main(["--storage", str(storage), *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -30,9 +30,9 @@ def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
     ("arguments", "said"),
     [
         (["--dataset", "pets"], ["'pets'", "emoji", "--data"]),
-        (["--set", "routers=3"], ["'routers'", "command line", "search space"]),
-        (["--set", "lr=1e-3"], ["'lr'", "1e-3", "command line", "search space"]),
-        (["--set", "colour=1"], ["'colour'", "backbone"]),
+        (["--set", "num_sub_blocks=3"], ["'num_sub_blocks'", "command line", "search_spaces/emoji.yaml"]),
+        (["--set", "lr=1e-3"], ["'lr'", "command line", "search_spaces/emoji.yaml"]),
+        (["--set", "color=1"], ["'color'", "backbone"]),
         (["--set", "alpha"], ["alpha", "NAME=VALUE"]),
         (["--set", "alpha=-1"], ["alpha", "-1", "greater than 0"]),
         (["--set", "backbone=resnet1000"], ["resnet1000"]),
@@ -71,10 +71,11 @@ def test_a_router_count_that_does_not_divide_is_refused_before_anything_starts(
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(
-        "recipe: {backbone: tf_efficientnet_lite0, epochs: 4, warm_epochs: 1}\nsearch: {routers: {choice: [3, 5]}}\n"
+        "recipe: {backbone: tf_efficientnet_lite0, epochs: 4, warm_epochs: 1}\n"
+        "search: {num_sub_blocks: {choice: [3, 5]}}\n"
     )
     sentence = refused(capsys, tmp_path / "storage", "--search-space", str(space))
-    assert "router count 5" in sentence
+    assert "num_sub_blocks 5" in sentence
     assert "1, 2, 3, 4, 6" in sentence
 
 
@@ -88,7 +89,7 @@ def test_an_unknown_name_in_a_search_space_is_refused(capsys: pytest.CaptureFixt
 
 
 def test_a_storage_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A file where the folder should be: refused for every user, root included."""
+    """A file has the folder's name: no user can write there, not even root."""
     (tmp_path / "file").write_text("")
     assert main(["--storage", str(tmp_path / "file" / "sweeps")]) == 2
     sentence = capsys.readouterr().err
@@ -129,7 +130,7 @@ def test_a_place_on_s3_that_ray_would_read_as_another_is_refused_before_anything
     client_of(moto).put_object(Bucket=bucket, Key="models/checkpoint_old/weights.pt", Body=b"mine")
     assert main(["--storage", storage.format(bucket), "--name", name, *more]) == 2
     said = capsys.readouterr().err
-    assert f"Ray would read {part!r} in it as another place" in said
+    assert f"Ray would read {part!r} in it as another location" in said
     assert said.count("\n") == 1
     kept = client_of(moto).list_objects_v2(Bucket=bucket)["Contents"]
     assert [found["Key"] for found in kept] == ["models/checkpoint_old/weights.pt"]
@@ -154,7 +155,10 @@ def test_help_names_every_argument_and_its_default() -> None:
 
 
 def test_every_argument_reaches_the_plan(tmp_path: Path) -> None:
-    words = "--trials 7 --workers-per-trial 1 --seed 3 --protocol paper --reproductions 2 --objectives recall@1,flops --budget 9epochs"
+    words = (
+        "--trials 7 --workers-per-trial 1 --seed 3 --protocol paper --reproductions 2 --objectives recall@1,flops "
+        "--budget 9epochs"
+    )
     plan, sweep = plan_from(parser().parse_args([*words.split(), "--storage", str(tmp_path), "--name", "mine"]))
     assert (plan.trials, plan.workers_per_trial, plan.seed) == (7, 1, 3)
     assert (plan.protocol, plan.reproductions) == ("paper", 2)

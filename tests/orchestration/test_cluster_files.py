@@ -1,4 +1,4 @@
-"""The cluster files: what Ray's own validation says of them, and what it misses. No cloud, no Kubernetes."""
+"""The cluster files, by Ray's own validation and by more checks; without cloud or Kubernetes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(file: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The resources of each node type stand in the file: nobody need ask AWS for them."""
+    """Skip the query to AWS for each node type's resources: the file has them."""
     monkeypatch.setattr(AWSNodeProvider, "fillout_available_node_types_resources", staticmethod(lambda config: config))
 
 
@@ -94,7 +94,8 @@ def test_each_node_type_on_aws_says_what_it_is() -> None:
 
 def test_a_sweep_reckons_with_the_workers_that_the_file_allows() -> None:
     assert limits_of(prepare_config(read("cluster.yaml"))) == Limits((Nodes("gpu", 8, 8, 1),), 8)
-    assert limits_of(prepare_config(read("cluster.local.yaml"))) == Limits((), 1)  # says of no machine what it holds
+    # The file doesn't have the resources of its machines.
+    assert limits_of(prepare_config(read("cluster.local.yaml"))) == Limits((), 1)
 
 
 def statements(file: str) -> list[dict[str, Any]]:
@@ -128,7 +129,7 @@ def test_the_readmes_commands_name_what_there_is() -> None:
     assert len(commands) == 6
     for command in commands:
         _, name, *words = shlex.split(command)
-        context = cli.commands[name].make_context(name, words)  # fails at an option that it doesn't have
+        context = cli.commands[name].make_context(name, words)  # fails if an option doesn't exist
         if file := context.params.get("cluster_config_file"):
             assert (REPOSITORY / file).is_file()
         if inner := context.params.get("cmd"):
@@ -146,7 +147,7 @@ def manifests() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_the_rayjob_has_the_fields_that_kuberay_knows(manifests: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Names as in KubeRay 1.7's API reference: its server drops what it doesn't know without a word."""
+    """The names are those of KubeRay 1.7's API reference; its server silently drops others."""
     account, job = manifests
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
@@ -163,9 +164,8 @@ def test_the_rayjob_has_the_fields_that_kuberay_knows(manifests: tuple[dict[str,
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     pods = [cluster["headGroupSpec"]["template"]["spec"], group["template"]["spec"]]
     assert [pod["serviceAccountName"] for pod in pods] == [account["metadata"]["name"]] * 2
-    assert [pod["restartPolicy"] for pod in pods] == [
-        "Never"
-    ] * 2  # the autoscaler's version 2 tells pods apart by their nodes
+    # Version 2 of the autoscaler distinguishes pods by their nodes.
+    assert [pod["restartPolicy"] for pod in pods] == ["Never"] * 2
     images = {container["image"] for pod in pods for container in pod["containers"]}
     assert len(images) == 1
     assert re.search(r":\d+\.\d+\.\d+$", images.pop())

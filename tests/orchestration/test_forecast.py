@@ -1,4 +1,4 @@
-"""The plan that --dry-run prints: rungs as ASHA has them, epochs at worst and expected."""
+"""The plan that --dry-run prints: ASHA's rungs, and the maximal and expected epochs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import random
 
 import pytest
 
-from orchestration.cluster.share import Share
+from orchestration.cluster.resources import TrialResources
 from orchestration.forecast import expected_epochs, forecast, rungs
-from orchestration.records import TrialRecord
 from orchestration.search.asha import REDUCTION_FACTOR, ResumableASHA
+from orchestration.sweep_folder.records import TrialRecord
 from tests.orchestration.search.test_asha import decisions
-from tests.orchestration.test_identity import plan, space
+from tests.orchestration.test_sweep_file import plan, space
 
 
 @pytest.mark.parametrize(("epochs", "warm"), [(60, 5), (60, 1), (9, 1), (3, 1), (2, 1)])
 def test_the_rungs_are_ashas(epochs: int, warm: int) -> None:
-    """A trial worse than all before it is stopped at the first rung, one that leads there and falls back at the next."""
+    """The worst trial stops at the first rung; one that falls back later stops at the next rung."""
     found = rungs(epochs, warm)
     scheduler = ResumableASHA([], epochs, warm)
     rng = random.Random(0)
@@ -28,7 +28,7 @@ def test_the_rungs_are_ashas(epochs: int, warm: int) -> None:
         assert "STOP" in stopped
         assert stopped.index("STOP") + 1 in found
     if not found:
-        assert "STOP" not in decisions(scheduler, 99, [0.0] * epochs)[:-1]  # in its last epoch it ends anyway
+        assert "STOP" not in decisions(scheduler, 99, [0.0] * epochs)[:-1]  # in the last epoch it ends anyway
 
 
 def test_expected_epochs_are_those_of_trials_that_are_stopped_by_chance() -> None:
@@ -46,16 +46,16 @@ def test_expected_epochs_are_those_of_trials_that_are_stopped_by_chance() -> Non
 
 
 def test_the_forecast_tells_trials_resources_and_epochs() -> None:
-    share = Share(workers=4, cpus=8, gpu=True, concurrent=2, min_workers=2)
-    sampled = {"routers": 2}
+    resources = TrialResources(workers=4, cpus=8, gpu=True, concurrent=2, min_workers=2)
+    sampled = {"num_sub_blocks": 2}
     records = [TrialRecord(number=i, parameters=sampled, recipe={}, state="finished") for i in range(4)]
-    lines = "\n".join(forecast(plan(trials=10, reproductions=3, space=space(epochs=20)), share, records))
+    lines = "\n".join(forecast(plan(trials=10, reproductions=3, space=space(epochs=20)), resources, records))
     assert "6 trial(s) to run, 4 have ended: sampled" in lines
     assert "4 worker(s) (2 if nodes are lost) of 8 CPU core(s) and a GPU; 2 at once" in lines
     assert "at most 120" in lines
     assert "with 3 seeds: up to 60 epochs more" in lines
     assert "as many as fit" not in lines
-    chosen = "\n".join(forecast(plan(workers_per_trial=None), Share(1, 8, True, 1, 1), []))
+    chosen = "\n".join(forecast(plan(workers_per_trial=None), TrialResources(1, 8, True, 1, 1), []))
     assert (
         "each trial: 1 worker(s), as many as fit up to 2 (--workers-per-trial sets them), of 8 CPU core(s) and a GPU"
         in chosen

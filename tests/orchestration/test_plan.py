@@ -1,4 +1,4 @@
-"""What can be known to fail is found before a sweep starts."""
+"""Plans that would fail are refused before a sweep starts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_weights_file_must_fit_backbone_and_router_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def space(weights: str, routers: list[int]) -> SearchSpace:
+    def space(weights: str, num_sub_blocks: list[int]) -> SearchSpace:
         recipe = {"backbone": "vit_tiny_patch16_224", "weights": weights, "epochs": 2, "warm_epochs": 1}
-        return build_space({"recipe": recipe, "search": {"routers": {"choice": routers}}}, "test")
+        return build_space({"recipe": recipe, "search": {"num_sub_blocks": {"choice": num_sub_blocks}}}, "test")
 
     monkeypatch.chdir(tmp_path)
     save_file(create_backbone("vit_tiny_patch16_224", "random", 224).state_dict(), "plain.safetensors")
@@ -42,7 +42,7 @@ def test_a_weights_file_must_fit_backbone_and_router_counts(tmp_path: Path, monk
     plan.check(tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     assert write_factorized(["--input", "plain.safetensors", "--output", "three.pth"]) == 0
-    with pytest.raises(InvalidInput, match="has 3 sub-blocks a block, 2 are asked for"):
+    with pytest.raises(InvalidInput, match="has 3 sub-blocks per block, not 2"):
         plan_of(space=space("three.pth", [3, 2])).check(tmp_path / "cache")
 
 
@@ -54,7 +54,7 @@ def test_a_batch_smaller_than_the_workers_is_refused() -> None:
 def test_queries_and_a_gallery_are_as_good_as_a_test_split(tmp_path: Path) -> None:
     pack([*many(10, 3), *many(2, 2, "query"), *many(2, 2, "gallery")], tmp_path, "inshop")
     recipe = {"backbone": "tf_efficientnet_lite0", "weights": "random", "batch_size": 6, "epochs": 2, "warm_epochs": 1}
-    search = {"routers": {"choice": [2, 3]}}
+    search = {"num_sub_blocks": {"choice": [2, 3]}}
     plan_of(data=str(tmp_path), space=build_space({"recipe": recipe, "search": search}, "test")).check(
         tmp_path / "cache"
     )
@@ -64,7 +64,7 @@ def test_queries_and_a_gallery_are_as_good_as_a_test_split(tmp_path: Path) -> No
 
 
 def test_as_published_a_batch_may_take_all_training_classes(tmp_path: Path) -> None:
-    """10 classes, 8 of which are left to train on where a fifth is held out."""
+    """Of the 10 classes, 8 remain for training if a fifth is held out."""
     pack([*many(10, 3), *many(2, 2, "test")], tmp_path, "ten")
     recipe = {
         "backbone": "tf_efficientnet_lite0",
@@ -74,7 +74,7 @@ def test_as_published_a_batch_may_take_all_training_classes(tmp_path: Path) -> N
         "epochs": 2,
         "warm_epochs": 1,
     }
-    space = build_space({"recipe": recipe, "search": {"routers": {"choice": [2, 3]}}}, "test")
+    space = build_space({"recipe": recipe, "search": {"num_sub_blocks": {"choice": [2, 3]}}}, "test")
     plan_of(data=str(tmp_path), space=space, protocol="paper").check(tmp_path / "cache")
     with pytest.raises(InvalidInput, match="batch_size"):
         plan_of(data=str(tmp_path), space=space).check(tmp_path / "cache")

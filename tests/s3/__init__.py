@@ -1,4 +1,4 @@
-"""Real S3 for tests: servers in processes of their own (moto, Ceph) and a proxy that counts, delays and spoils.
+"""Real S3 for tests: servers (moto, Ceph), and a proxy that counts, delays and injects faults.
 
-Nothing here is a mock: every byte goes over HTTP, as with the S3 of a cloud.
+Nothing here is a mock: every byte goes over HTTP, as with S3 in a cloud.
 """

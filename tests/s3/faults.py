@@ -1,4 +1,4 @@
-"""What can go wrong with a reply of S3, as the clients see it."""
+"""Faults of an S3 server's replies, as its clients see them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,28 @@ from tests.s3.wire import Head
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one reply. The fields combine, but a `status` is a whole reply: only `delay` joins it."""
+    """The faults of one reply. The fields combine, but a `status` combines with `delay` only.
 
-    status: int | None = None  # an S3 error, for which the server is not asked
-    code: str = "InternalError"  # of that error
-    delay: float = 0.0  # seconds before the reply
-    cut_after: int | None = None  # the connection ends after so many bytes of the body that was announced
-    flip: int | None = None  # the lowest bit of this byte of the body is the other one
-    truncate: int | None = None  # the body has only so many bytes, and is announced as such
-    pace: float | None = None  # bytes a second
+    Attributes:
+        status: an S3 error to reply with, without asking the server.
+        code: the code of that error.
+        delay: the seconds before the reply.
+        cut_after: the bytes of the body after which the connection ends.
+        flip: the position of a byte of the body whose lowest bit is flipped.
+        truncate: the length of the body, which is also announced.
+        pace: the bytes per second.
+    """
+
+    status: int | None = None
+    code: str = "InternalError"
+    delay: float = 0.0
+    cut_after: int | None = None
+    flip: int | None = None
+    truncate: int | None = None
+    pace: float | None = None
 
     def announce(self, reply: Head) -> Head:
-        """The head of the reply: that of the server, but for a truncated body."""
+        """Return the reply's head: the server's, with the length of a truncated body."""
         if self.truncate is None or reply.length is None:
             return reply
         length = min(self.truncate, reply.length)
@@ -35,7 +45,11 @@ class Fault:
         return head
 
     def spoil(self, body: Iterator[memoryview]) -> Iterator[memoryview]:
-        """The body as the client gets it; raises ConnectionError where it is to be cut."""
+        """Yield the body as the client gets it.
+
+        Raises:
+            ConnectionError: the connection is to be cut here.
+        """
         sent = 0
         for part in self._paced(body):
             for end in (self.truncate, self.cut_after):

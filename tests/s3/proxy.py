@@ -1,7 +1,8 @@
-"""An HTTP/1.1 proxy before an S3 server: counts what each object's readers fetch, adds latency, injects faults.
+"""An HTTP/1.1 proxy for an S3 server that counts fetched bytes, adds latency and injects faults.
 
-By itself, for benchmarks: `python -m tests.s3.proxy --upstream http://127.0.0.1:9000 --latency 0.02`; its endpoint is
-the first line it prints. `GET /__counts__` and `POST /__reset__` work from other processes as well.
+For benchmarks: `python -m tests.s3.proxy --upstream http://127.0.0.1:9000 --latency 0.02`; the
+first line that it prints is its endpoint. `GET /__counts__` and `POST /__reset__` work from any
+process.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from tests.s3.wire import Head, Wire
 
 
 class Proxy:
-    """Use as a context manager. `fault`, `latency` may be changed at any time and hold for the next requests.
+    """A proxy; use it as a context manager.
 
-    `fault(method, path, number)` says what goes wrong with a request; `number` is how many requests of this method
-    and path came before. Paths are "/bucket/key", unquoted and without the query.
+    `fault` and `latency` may be changed at any time and apply to the next requests. `fault(method,
+    path, number)` returns a request's fault; `number` counts the earlier requests of this method
+    and path. Paths are "/bucket/key", unquoted and without the query.
     """
 
     def __init__(self, upstream: str, port: int | None = None, latency: float = 0.0) -> None:
@@ -58,14 +60,14 @@ class Proxy:
         self.down()
 
     def up(self) -> None:
-        """Listens again, on the same port."""
+        """Listen again, on the same port."""
         with self._switch:
             self._forget_timer()
             if self._listener is None:
                 self._listener = _Listener((HOST, self.port), self)
 
     def down(self, seconds: float | None = None) -> None:
-        """Refuses connections and drops the open ones, for so long or until `up`."""
+        """Refuse connections and drop open ones, for `seconds` or (None) until `up`."""
         with self._switch:
             self._forget_timer()
             if self._listener is not None:
@@ -78,7 +80,7 @@ class Proxy:
 
     def _come_back(self) -> None:
         with self._switch:
-            if self._back is threading.current_thread():  # else somebody was faster
+            if self._back is threading.current_thread():  # otherwise `up` or `down` was called before
                 self.up()
 
     def _forget_timer(self) -> None:
@@ -87,7 +89,7 @@ class Proxy:
             self._back = None
 
     def bytes_of(self, prefix: str) -> int:
-        """Body bytes of the replies to GET requests of paths that start so, faulty and refused ones included."""
+        """Return the body bytes of all GET replies, also faulty ones, for paths with a prefix."""
         return self._sum("bytes", prefix)
 
     def gets_of(self, prefix: str) -> int:
@@ -125,7 +127,7 @@ class Proxy:
 
 
 class _Listener(socketserver.ThreadingTCPServer):
-    """Listens while it lives. (An `HTTPServer` would ask for the machine's name, which can take seconds.)"""
+    """A listener. An `HTTPServer` would look up the machine's name, which can take seconds."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -140,12 +142,13 @@ class _Listener(socketserver.ThreadingTCPServer):
 
     def stop(self) -> None:
         self.shutdown()
-        with suppress(OSError):  # closing alone leaves it listening in processes that were forked meanwhile
+        # Closing alone would leave it listening in processes that were forked meanwhile.
+        with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.server_close()
         with self._lock:
             for connection in self._open:
-                with suppress(OSError):  # it ended by itself meanwhile
+                with suppress(OSError):  # raised if the connection has ended meanwhile
                     connection.shutdown(socket.SHUT_RDWR)
 
     def get_request(self) -> tuple[socket.socket, object]:
@@ -161,7 +164,7 @@ class _Listener(socketserver.ThreadingTCPServer):
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    """One connection of a client, and one to the server that is kept for all its requests."""
+    """A client's connection, and one to the server that is kept for all its requests."""
 
     def setup(self) -> None:
         self.proxy: Proxy = self.server.proxy  # type: ignore[attr-defined]
@@ -177,7 +180,7 @@ class _Handler(socketserver.BaseRequestHandler):
         self._hang_up()
 
     def _serve(self, head: Head) -> bool:
-        """Answers one request and says whether the client's connection may be used again."""
+        """Answer one request and return whether the client's connection may be used again."""
         method, target, _ = head.start.split(" ")
         path = unquote(target.partition("?")[0])
         if path in ("/__counts__", "/__reset__"):
@@ -186,7 +189,10 @@ class _Handler(socketserver.BaseRequestHandler):
             return self._reply(head, HTTPStatus.OK, "application/json", json.dumps(self.proxy.counts()).encode())
         fault = self.proxy.arrived(method, path)
         if fault.status is not None:
-            text = f"<Error><Code>{fault.code}</Code><Message>on purpose</Message><Resource>{escape(path)}</Resource></Error>"
+            text = (
+                f"<Error><Code>{fault.code}</Code><Message>on purpose</Message>"
+                f"<Resource>{escape(path)}</Resource></Error>"
+            )
             body = b"" if method == "HEAD" else f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode()
             self._before_reply(method, path, fault.status, fault)
             self.proxy.sent(method, path, len(body))
@@ -214,10 +220,11 @@ class _Handler(socketserver.BaseRequestHandler):
         self.proxy.replied(method, path, status)
 
     def _ask(self, head: Head, upstream: Wire) -> tuple[Head, bool]:
-        """Forwards the request; gives the head of the reply, and whether the client has sent all of its request."""
+        """Forward the request; return the reply's head, and whether the whole request was read."""
         upstream.send(head)
         if head.get("expect") and not self.client.ahead:
-            # The server says "go on", or refuses; or the client gets tired of waiting and sends its body.
+            # The server replies with 100 (continue) or an error, or the client stops waiting and
+            # sends its body.
             ready, _, _ = select.select([upstream.socket, self.client.socket], [], [])
             if upstream.socket in ready:
                 answer = _next_head(upstream)
@@ -229,12 +236,12 @@ class _Handler(socketserver.BaseRequestHandler):
             if not refused:
                 try:
                     upstream.send_piece(piece, head.chunked)
-                except OSError:  # the server has closed already: its reply says why
+                except OSError:  # the server has closed the connection; its reply states the reason
                     refused = True
         if not refused:
             upstream.send_end(head.chunked)
         reply = _next_head(upstream)
-        while reply.status == 100:  # came after the client was tired of waiting for it
+        while reply.status == 100:  # arrived after the client had stopped waiting for it
             reply = _next_head(upstream)
         return reply, True
 
@@ -243,13 +250,15 @@ class _Handler(socketserver.BaseRequestHandler):
         head.start = "HTTP/1.1 " + reply.start.partition(" ")[2]
         head.fields.append(_connection(keep))
         empty = method == "HEAD" or reply.status in (204, 304)
-        chunked = reply.length is None and not empty  # also where the server would end the connection instead
+        # Also if the server would mark the end by closing the connection.
+        chunked = reply.length is None and not empty
         if chunked:
             head.fields.append(("Transfer-Encoding", "chunked"))
         self.client.send(head)
         if not empty:
             for piece in fault.spoil(upstream.body(reply, reply=True)):
-                self.proxy.sent(method, path, len(piece))  # first: who has the last byte may look at the count
+                # Counted before sending: a client that has the last byte may check the count.
+                self.proxy.sent(method, path, len(piece))
                 self.client.send_piece(piece, chunked)
             self.client.send_end(chunked)
         if reply.closes or fault.truncate is not None:
@@ -257,7 +266,7 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def _connect(self) -> Wire:
         if self.upstream and select.select([self.upstream.socket], [], [], 0)[0]:
-            self._hang_up()  # nothing can have come but the end of the connection
+            self._hang_up()  # readable between requests: the server has closed the connection
         if self.upstream is None:
             self.upstream = Wire(socket.create_connection(self.proxy.upstream))
         return self.upstream

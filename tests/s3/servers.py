@@ -1,4 +1,4 @@
-"""S3 servers, each in processes of its own: moto starts anywhere, Ceph also checks credentials and signatures."""
+"""S3 servers in their own processes: moto starts anywhere, Ceph also checks signatures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import IO
 
 HOST = "127.0.0.1"
 CEPH_TOOLS = ("ceph", "ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "radosgw-admin", "ceph-authtool", "monmaptool")
-START_SECONDS = 90  # some seconds are enough on an idle machine; a busy one takes longer
+START_SECONDS = 90  # a few seconds are enough on an idle machine; a busy one takes longer
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,26 @@ class Server:
     name: str
 
     def environment(self) -> dict[str, str]:
-        """The variables by which boto3, pyarrow and the AWS tools find this server."""
+        """Return the variables with which boto3, pyarrow and the AWS tools find this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",  # else a client without a key waits for a cloud's metadata service
+            # Without it a client that has no key waits for a cloud's metadata service.
+            "AWS_EC2_METADATA_DISABLED": "true",
         }
 
 
 def free_port() -> int:
-    """A free port below the ephemeral ones.
+    """Return a free port below the ephemeral ones.
 
-    The kernel gives such a port to nobody else meanwhile, and a client that tries a port of nobody cannot be
-    connected to itself, which happens on loopback with ephemeral ports.
+    The kernel doesn't assign such a port to another process meanwhile, and a client can't be
+    connected to itself, as happens on loopback with an unused ephemeral port.
     """
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):  # not seeded: tests may run side by side
+    # Not seeded, since tests may run in parallel.
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as probe:
             try:
                 probe.bind((HOST, port))
@@ -62,10 +64,10 @@ def free_port() -> int:
 def running(
     command: Sequence[str], output: IO[bytes] | int = subprocess.DEVNULL, env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that ends with the block, and on Linux also if the thread that started it dies without a goodbye."""
+    """Run a process until the block ends, or (on Linux) the thread that started it is killed."""
     if shutil.which("setpriv"):
         command = ["setpriv", "--pdeathsig", "KILL", *command]
-    # A session of its own: Ctrl-C reaches the tests only, which then stop their servers in order.
+    # A new session, so that Ctrl-C reaches only the tests, which then stop their servers in order.
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True
     )
@@ -78,7 +80,7 @@ def running(
 
 @contextmanager
 def moto_server() -> Iterator[Server]:
-    """moto, which accepts any credentials; its data live in its memory."""
+    """Run moto, which accepts any credentials and keeps its data in memory."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
     with tempfile.TemporaryFile() as output, running(command, output) as process:
@@ -96,11 +98,11 @@ def ceph_available() -> bool:
 
 @contextmanager
 def ceph_server() -> Iterator[Server]:
-    """A Ceph of one machine with its objects in memory: a monitor, a manager, one OSD and the S3 gateway.
+    """Run Ceph with objects in memory: a monitor, a manager, one OSD and the S3 gateway.
 
-    The daemons are our own children in the foreground, so that none can be left behind or mistaken for another.
+    The daemons are foreground children of this process, so that none can be left behind.
     """
-    # Ceph's sockets lie in the folder, and the path of a socket has at most 107 characters.
+    # Ceph's sockets are in the folder, and a socket's path has at most 107 characters.
     with (
         tempfile.TemporaryDirectory(prefix="ceph-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         ExitStack() as daemons,
@@ -119,7 +121,7 @@ class _Cluster:
         self.daemons = daemons
         self.processes: list[subprocess.Popen[bytes]] = []
         self.mon_port, self.s3_port = free_port(), free_port()
-        # Settings of a Ceph or a Python around the tests must not reach the daemons, nor Ceph's Python tools.
+        # The environment's Ceph and Python settings must not reach the daemons or Ceph's tools.
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("CEPH_", "PYTHON"))}
 
     def start(self) -> Server:
@@ -150,7 +152,7 @@ class _Cluster:
         return server
 
     def logs(self) -> str:
-        """The end of each daemon's log, for the message of a start that failed."""
+        """Return the end of each daemon's log, for the message of a failed start."""
         texts = {file.name: file.read_text(errors="replace") for file in sorted((self.folder / "log").glob("*.log"))}
         return "\n".join(f"--- {name}\n{text[-2000:]}" for name, text in texts.items())
 
@@ -216,7 +218,7 @@ rgw thread pool size = 16
 
 
 def _keyring(key: str) -> str:
-    """All daemons share one key: the cluster is reached on loopback only, and thrown away."""
+    """Return a keyring with one key for all daemons: the cluster is temporary and local."""
     capabilities = {
         "mon.": {"mon": "allow *"},
         "client.admin": {"mon": "allow *", "osd": "allow *", "mgr": "allow *"},

@@ -1,4 +1,4 @@
-"""The S3 servers and the proxy are tests' truth about S3: here they are tested themselves, with boto3."""
+"""The S3 servers and the proxy, on which other tests rely, tested with boto3."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_all_operations_pass_unchanged(client: Any, proxy: Proxy) -> None:
 
 
 def test_bodies_in_chunks_pass(server: Server, client: Any, proxy: Proxy) -> None:
-    """Ceph may refuse them (411), which then the client has to learn."""
+    """Ceph may refuse them (411), which must be passed on to the client."""
 
     def upload(endpoint: str, key: str) -> tuple[int, bool]:
         signed = client_of(server, endpoint=endpoint).generate_presigned_url(

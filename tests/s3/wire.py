@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a socket: heads and bodies as bytes, with as little work a megabyte as Python allows."""
+"""HTTP/1.1 on a socket: heads and bodies as bytes, with little work per megabyte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BUFFER = 1 << 20
 
 
 class Head:
-    """The start line and the headers, each kept as it was sent: a signature covers some of them."""
+    """The start line and the headers, each unchanged, because a signature covers some of them."""
 
     def __init__(self, start: str, fields: list[tuple[str, str]]) -> None:
         self.start = start
@@ -28,12 +28,12 @@ class Head:
 
     @property
     def status(self) -> int:
-        """Of a reply."""
+        """Return the status of a reply."""
         return int(self.start.split(" ")[1])
 
     @property
     def length(self) -> int | None:
-        """How many body bytes are announced; None where no number is."""
+        """Return the announced length of the body, or None."""
         value = self.get("content-length")
         return None if value is None else int(value)
 
@@ -43,7 +43,7 @@ class Head:
 
     @property
     def closes(self) -> bool:
-        """Whether the sender ends the connection after this message."""
+        """Return whether the sender closes the connection after this message."""
         return "HTTP/1.0" in self.start or (self.get("connection") or "").lower() == "close"
 
     def __bytes__(self) -> bytes:
@@ -52,32 +52,32 @@ class Head:
 
 
 class Wire:
-    """A socket and what was read from it ahead of need."""
+    """A socket with a buffer of bytes that were read ahead."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connection
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
-        self._start = self._end = 0  # what was read ahead
+        self._start = self._end = 0  # of the bytes that were read ahead
 
     @property
     def ahead(self) -> bool:
         return self._start < self._end
 
     def body(self, head: Head, reply: bool = False) -> Iterator[memoryview]:
-        """What follows this head, however it is framed; only a reply can go on until the connection ends."""
+        """Return the body after this head; only a reply's may end with the connection."""
         if head.chunked:
             return self.chunks()
         return self.pieces(None if reply and head.length is None else head.length or 0)
 
     def head(self) -> Head | None:
-        """The next message's head, or None where the other side has closed the connection between two messages."""
+        """Return the next message's head, or None if the other side has closed the connection."""
         raw = self._until(b"\r\n\r\n")
         return None if raw is None else Head.parse(raw)
 
     def pieces(self, length: int | None) -> Iterator[memoryview]:
-        """So many bytes, or all until the other side closes. A piece is good until the next one is asked for."""
+        """Yield `length` bytes, or (None) all to the end; a piece is valid until the next one."""
         while length is None or length > 0:
             if not self.ahead and not self._fill():
                 if length is None:
@@ -91,7 +91,7 @@ class Wire:
             yield piece
 
     def chunks(self) -> Iterator[memoryview]:
-        """A body in `Transfer-Encoding: chunked`, without the sizes in between."""
+        """Return the data of a body in `Transfer-Encoding: chunked`, without the chunks' sizes."""
         while size := int(self._line().partition(b";")[0], 16):
             yield from self.pieces(size)
             self._line()
@@ -129,7 +129,7 @@ class Wire:
         return raw
 
     def _fill(self) -> int:
-        """Reads once behind what is there already."""
+        """Read once, and append to the buffer."""
         if self._start:
             rest = bytes(self._view[self._start : self._end])
             self._view[: len(rest)] = rest

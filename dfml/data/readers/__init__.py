@@ -1,6 +1,6 @@
-"""Readers: each lists a data set's images as it is published, without reading their bytes; one reader a file.
+"""Readers, one per file: each lists the images of a published data set without reading their bytes.
 
-`BENCHMARK_SETS` are those known by name. `folder` and `table` read one's own images.
+`BENCHMARK_SETS` holds the data sets known by name; `folder` and `table` read a user's own images.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """What is known of a data set that others report results on.
+    """A data set that papers report results on.
 
     Attributes:
-        folders: its folder below a data root, under each name in use; "" is the data root itself.
-        read: lists its images, given its own folder.
-        official: by split, how many images and classes the publication has.
+        folders: the names in use for its folder below a data root; "" is the data root itself.
+        read: the reader, which takes the set's own folder.
+        official: the numbers of images and classes of each split in the publication.
         recall_at: the K of R@K that papers report.
     """
 
@@ -52,7 +52,7 @@ BENCHMARK_SETS: dict[str, BenchmarkSet] = {
     "cub": BenchmarkSet(("CUB_200_2011",), read_cub, {"train": (5864, 100), "test": (5924, 100)}, (1, 2, 4, 8)),
     "cars": BenchmarkSet(("cars196",), read_cars, {"train": (8054, 98), "test": (8131, 98)}, (1, 2, 4, 8)),
     "sop": BenchmarkSet(
-        # The README of the publication's code spells it with two d.
+        # The README of the publication's code spells the name with two d.
         ("Stanford_Online_Products", "Standford_Online_Products"),
         read_sop,
         {"train": (59551, 11318), "test": (60502, 11316)},
@@ -71,23 +71,25 @@ BENCHMARK_SETS: dict[str, BenchmarkSet] = {
 
 
 def read_benchmark_set(dataset: str, root: Path) -> list[ImageSource]:
-    """The images of a benchmark set, split by split.
+    """Return the images of a benchmark set, split by split.
 
     Args:
         dataset: a key of `BENCHMARK_SETS`, in any case.
         root: the set's own folder, under one of its names, or the folder that holds it.
 
     Raises:
-        InvalidInput: there is no such set, or a folder, an annotation or an image of it is missing or malformed.
+        InvalidInput: there is no such set, or one of its folders, annotations or images is missing
+            or malformed.
     """
     known = _known(dataset)
-    root = Path(os.path.abspath(root))  # "." has a name too
+    # Absolute, so that "." has a name, too.
+    root = Path(os.path.abspath(root))
     candidates = [root / name for name in known.folders] + ([root] if root.name in known.folders else [])
     return known.read(next((folder for folder in candidates if folder.is_dir()), None) or existing(candidates[0]))
 
 
 def check_counts(dataset: str, sources: list[ImageSource]) -> list[str]:
-    """A sentence for each split that hasn't as many images and classes as the publication; none if all agree.
+    """Return a sentence for each split whose image or class count differs from the publication's.
 
     Raises:
         InvalidInput: there is no such set.
@@ -105,5 +107,5 @@ def check_counts(dataset: str, sources: list[ImageSource]) -> list[str]:
 
 def _known(dataset: str) -> BenchmarkSet:
     if dataset.lower() not in BENCHMARK_SETS:
-        raise InvalidInput(f"unknown data set {dataset!r}: name one of {', '.join(BENCHMARK_SETS)}")
+        raise InvalidInput(f"unknown data set {dataset!r}; name one of {', '.join(BENCHMARK_SETS)}")
     return BENCHMARK_SETS[dataset.lower()]

@@ -1,4 +1,4 @@
-"""Reads Cars196 (Krause et al. 2013) as it is published."""
+"""The reader of Cars196 (Krause et al. 2013) as published."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from dfml.data.readers.files import existing, file_source
 from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
-TRAINING_CLASSES = 98  # of 196: the first half trains
+# The first half of the 196 classes.
+TRAINING_CLASSES = 98
 
 
 def read_cars(root: Path) -> list[ImageSource]:
-    """The images in `car_ims/` that `cars_annos.mat` names, in its order.
+    """Return the images in `car_ims/` that `cars_annos.mat` names, in its order.
 
     Args:
-        root: `cars196`; its name begins the paths.
+        root: the folder `cars196`, whose name starts the images' paths.
 
     Raises:
         InvalidInput: the annotations or an image are missing, or an annotation is malformed.
@@ -32,13 +33,14 @@ def _images(root: Path) -> Iterator[ImageSource]:
         file.read_bytes(), file, annotations=("relative_im_path", "class"), class_names=()
     )
     for index, annotation in enumerate(annotations, start=1):
-        place = f"annotation {index} of {file}"
-        number = class_number(annotation["class"], place)
+        source = f"annotation {index} of {file}"
+        number = class_number(annotation["class"], source)
         if not 1 <= number <= len(names):
             raise InvalidInput(
-                f"{place} has class number {number}, but class_names are {len(names)}: mend it, or download the file again"
+                f"{source} has class number {number}, but there are {len(names)} class_names; fix it, or download the "
+                "file again"
             )
-        path = path_inside(str(annotation["relative_im_path"]), place)
+        path = path_inside(str(annotation["relative_im_path"]), source)
         split = "train" if number <= TRAINING_CLASSES else "test"
         class_name = f"{number:03d} {names[number - 1]}"
-        yield file_source(root / path, f"{root.name}/{path}", class_name, split, place)
+        yield file_source(root / path, f"{root.name}/{path}", class_name, split, source)

@@ -1,4 +1,4 @@
-"""Reads CUB-200-2011 (Wah et al. 2011) as it is published."""
+"""The reader of CUB-200-2011 (Wah et al. 2011) as published."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dfml.data.readers.checks import check_sources
 from dfml.data.readers.files import existing, file_source, files_of_class
 from dfml.data.source import ImageSource
 
-TRAINING_CLASSES = 100  # of 200: the first half trains
+# The first half of the 200 classes.
+TRAINING_CLASSES = 100
 
 
 def read_cub(root: Path) -> list[ImageSource]:
-    """The images in the class folders `images/001.Black_footed_Albatross` … `images/200.…`, sorted.
+    """Return the images in `images/001.Black_footed_Albatross` … `images/200.…`, sorted.
 
     Args:
-        root: `CUB_200_2011`; its name begins the paths.
+        root: the folder `CUB_200_2011`, whose name starts the images' paths.
 
     Raises:
         InvalidInput: the folder `images` is missing, or a class folder is empty.

@@ -1,4 +1,4 @@
-"""Reads a folder of folders: one subfolder a class, its name the class's name."""
+"""The reader of a folder with one subfolder per class, named after the class."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from dfml.errors import InvalidInput
 
 
 def read_folder(root: Path, test_share: float = 0.5, seed: int = 0) -> list[ImageSource]:
-    """The images below `root`, by split and class, sorted.
+    """Return the images below `root`, sorted by split and class.
 
     Args:
-        root: holds one folder a class, which `divide_classes` divides between train and test; or exactly two folders,
-            `train` and `test`, each with one folder a class: then that split is kept, and the two may share classes.
-            Images may lie in folders further below. Files that no image format's ending fits are passed over.
-        test_share: of the classes, 0 … 1.
-        seed: decides which.
+        root: a folder with one subfolder per class, which `divide_classes` divides between train
+            and test; or one with exactly the subfolders `train` and `test`, each with one folder
+            per class: that split is kept, and the two may share classes. Images may be in nested
+            folders. Files without an image format's extension are skipped.
+        test_share: the share of the classes that are kept for test, 0 … 1.
+        seed: the seed of the random choice of test classes.
 
     Raises:
-        InvalidInput: there are too few classes, or a class has fewer than two images, of which one could find the
-            other (fewer than one, where train and test share the class).
+        InvalidInput: there are too few classes, or a class has fewer than two images, so retrieval
+            is undefined (fewer than one if train and test share the class).
     """
     if not root.is_dir():
-        raise InvalidInput(f"{root} is not a folder: give one that holds a folder of images for each class")
+        raise InvalidInput(f"{root} is not a folder; give one that holds a folder of images for each class")
     classes = _subfolders(root)
     given = {name: _subfolders(root / name) for name in classes}
     if set(classes) == {"train", "test"} and all(given.values()):
         if len(given["train"]) < 2:
-            raise InvalidInput(f"{root / 'train'} has 1 class folder: give at least 2")
+            raise InvalidInput(f"{root / 'train'} has 1 class folder; give at least 2")
         shared = set(given["train"]) & set(given["test"])
         folders = [
             (root / split / name, split, 1 if name in shared else 2)  # folder, split, fewest images
@@ -47,20 +48,23 @@ def read_folder(root: Path, test_share: float = 0.5, seed: int = 0) -> list[Imag
 
 
 def divide_classes(names: Iterable[str], test_share: float, seed: int, given: str) -> dict[str, str]:
-    """The split of each class, "train" or "test": at random, a pure function of the names and the seed.
+    """Return a random split of each class, "train" or "test": a pure function of names and seed.
 
     Args:
-        given: begins the sentence that refuses them, such as "pets.csv has 2 classes".
+        names: the names of the classes.
+        test_share: the share of the classes that are kept for test, 0 … 1.
+        seed: the seed of the random choice.
+        given: the beginning of the error message, such as "pets.csv has 2 classes".
 
     Raises:
-        InvalidInput: there are too few.
+        InvalidInput: there are too few classes.
     """
     classes = sorted(set(names))
     testing = round(test_share * len(classes))
-    # Training needs a class to train on and one to validate on.
+    # Training needs one class to train on and one to validate on.
     if testing < 1 or len(classes) - testing < 2:
         raise InvalidInput(
-            f"{given}, of which {testing} would be for test: give at least 2 for training and 1 for test"
+            f"{given}, of which {testing} would be for test; give at least 2 for training and 1 for test"
         )
     shuffled = np.random.default_rng(seed).permutation(classes)
     return {str(name): "test" if rank < testing else "train" for rank, name in enumerate(shuffled)}
@@ -74,7 +78,7 @@ def _images(root: Path, folder: Path, split: str, fewest: int) -> Iterator[Image
     files = image_files(folder)
     if len(files) < fewest:
         raise InvalidInput(
-            f"class folder {folder} has {len(files)} image(s), and one is found by another of its class: "
+            f"class folder {folder} has {len(files)} image(s), but retrieval needs two of a class; "
             "give it two or more, or remove it"
         )
     for file in files:

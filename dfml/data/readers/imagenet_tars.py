@@ -1,4 +1,4 @@
-"""ImageNet-1K's official tar files: where in them each image lies, from their headers alone; nothing is extracted."""
+"""Positions of the images in ImageNet-1K's official tar files, read from the headers only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from dfml.data.readers.files import existing
 from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
-TRAINING_TAR = "ILSVRC2012_img_train.tar"  # of 1000 tars nXXXXXXXX.tar, one a class
-VALIDATION_TAR = "ILSVRC2012_img_val.tar"  # flat
-DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"  # has the validation images' classes
+# Holds 1000 tars nXXXXXXXX.tar, one per class.
+TRAINING_TAR = "ILSVRC2012_img_train.tar"
+# Holds the images directly.
+VALIDATION_TAR = "ILSVRC2012_img_val.tar"
+# Holds the validation images' classes.
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 SYNSETS = "ILSVRC2012_devkit_t12/data/meta.mat"
 
 
 def training_images(root: Path) -> Iterator[ImageSource]:
-    """Images of split "train"; neither a tar nor the tars in it are compressed, so each lies in the outer one as it is.
+    """Yield the images of split "train".
+
+    The tar and the tars in it are uncompressed, so each image is a byte range of the outer tar.
 
     Raises:
         InvalidInput: the tar is missing or malformed.
@@ -42,7 +47,7 @@ def training_images(root: Path) -> Iterator[ImageSource]:
 
 
 def validation_images(root: Path) -> Iterator[ImageSource]:
-    """Images of split "test", their classes from the development kit.
+    """Yield the images of split "test", with their classes from the development kit.
 
     Raises:
         InvalidInput: a tar is missing or malformed, or the kit doesn't have a class for each image.
@@ -55,34 +60,36 @@ def validation_images(root: Path) -> Iterator[ImageSource]:
             name, number = _matched(r"(ILSVRC2012_val_(\d{8})\.JPEG)", image, file, "ILSVRC2012_val_XXXXXXXX.JPEG")
             if not 1 <= int(number) <= len(wnids):
                 raise InvalidInput(
-                    f"{file} has {name}, but {kit} has {len(wnids)} classes of images: download both again"
+                    f"{file} has {name}, but {kit} has classes for {len(wnids)} images; download both again"
                 )
             wnid = wnids[int(number) - 1]
             found.append(ImageSource(file, wnid, f"val/{wnid}/{name}", "test", image.offset_data, image.size))
     if len(found) != len(wnids):
         raise InvalidInput(
-            f"{file} has {len(found)} images, but {kit} has classes of {len(wnids)}: download both again"
+            f"{file} has {len(found)} images, but {kit} has classes for {len(wnids)}; download both again"
         )
     yield from found
 
 
 def _validation_classes(kit: Path) -> list[str]:
-    """WNIDs of the validation images 1, 2, …"""
+    """Return the WNIDs of the validation images 1, 2, … in that order."""
     contents = []
     with _readable(kit), tarfile.open(kit, "r:gz") as tar:
         for name in (GROUND_TRUTH, SYNSETS):
             try:
                 member = tar.extractfile(name)
             except KeyError as error:
-                raise InvalidInput(f"{kit} has no {name}: download it again") from error
+                raise InvalidInput(f"{kit} has no {name}; download it again") from error
             contents.append(member.read() if member else b"")
     (synsets,) = matlab_arrays(contents[1], f"{SYNSETS} in {kit}", synsets=("ILSVRC2012_ID", "WNID", "num_children"))
-    # Only leaves of WordNet's tree are classes; they are numbered 1 … 1000.
+    # Only leaves of the WordNet tree are classes; they are numbered 1 … 1000.
     leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
     wnids = []
-    for place, (number,) in annotation_lines(contents[0], f"{GROUND_TRUTH} in {kit}", "ILSVRC2012_ID", headings=0):
-        if class_number(number, place) not in leaves:
-            raise InvalidInput(f"{place} has class number {number}, which {SYNSETS} doesn't have: download {kit} again")
+    for source, (number,) in annotation_lines(contents[0], f"{GROUND_TRUTH} in {kit}", "ILSVRC2012_ID", headings=0):
+        if class_number(number, source) not in leaves:
+            raise InvalidInput(
+                f"{source} has class number {number}, which {SYNSETS} doesn't have; download {kit} again"
+            )
         wnids.append(leaves[int(number)])
     return wnids
 
@@ -90,7 +97,7 @@ def _validation_classes(kit: Path) -> list[str]:
 def _matched(pattern: str, member: tarfile.TarInfo, file: Path, expected: str) -> tuple[str, ...]:
     match = re.fullmatch(pattern, PurePosixPath(member.name).name)
     if match is None or not member.isfile():
-        raise InvalidInput(f"{file} has {member.name!r}, not only files {expected}: download it again")
+        raise InvalidInput(f"{file} has {member.name!r}, but only files {expected} are allowed; download it again")
     return tuple(match.groups())
 
 
@@ -99,4 +106,4 @@ def _readable(file: Path | str) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise InvalidInput(f"{file} can't be read as a tar file ({error}): download it again") from error
+        raise InvalidInput(f"{file} can't be read as a tar file ({error}); download it again") from error

@@ -1,4 +1,4 @@
-"""Reads In-Shop Clothes Retrieval (DeepFashion, Liu et al. 2016) as it is published."""
+"""The reader of In-Shop Clothes Retrieval (DeepFashion, Liu et al. 2016) as published."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ STATUSES = ("train", "query", "gallery")
 
 
 def read_inshop(root: Path) -> list[ImageSource]:
-    """The images in `Img/` that the partition names, in its order: split by split, train, query and gallery.
+    """Return the images in `Img/` that the partition names, in its order, split by split.
 
     Args:
-        root: `Inshop_Clothes`, which has the partition in `Eval/` or beside it; its name begins the paths.
+        root: the folder `Inshop_Clothes`, with the partition in it or in its folder `Eval/`; its
+            name starts the images' paths.
 
     Raises:
         InvalidInput: the partition or an image is missing, or a line is malformed.
@@ -32,12 +33,13 @@ def _images(root: Path) -> Iterator[ImageSource]:
     file = (
         beside if beside.exists() and not (root / "Eval" / PARTITION).exists() else existing(root / "Eval" / PARTITION)
     )
-    # Above the lines stand their number and the headings.
+    # The two heading lines are the number of images and the names of the columns.
     lines = annotation_lines(file.read_bytes(), file, "image_name item_id evaluation_status", headings=2)
-    for place, (written, item, split) in lines:
+    for source, (written, item, split) in lines:
         if split not in STATUSES:
             raise InvalidInput(
-                f"{place} has evaluation status {split!r}, not one of {', '.join(STATUSES)}: mend it, or download the file again"
+                f"{source} has evaluation status {split!r}, not one of {', '.join(STATUSES)}; fix it, or download the "
+                "file again"
             )
-        path = path_inside(written, place)
-        yield file_source(root / "Img" / path, f"{root.name}/Img/{path}", item, split, place)
+        path = path_inside(written, source)
+        yield file_source(root / "Img" / path, f"{root.name}/Img/{path}", item, split, source)

@@ -1,4 +1,4 @@
-"""Reads a packed data set, to pack it again elsewhere: its images lie in its shards as they are."""
+"""The reader of a packed data set, for packing it again elsewhere."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from dfml.data.source import ImageSource
 
 @dataclass(frozen=True, slots=True)
 class PackedSource(ImageSource):
-    """An image in a shard, with the CRC-32 of its bytes: a damaged one must not be packed anew as if it were whole."""
+    """An image in a shard, with the CRC-32 of its bytes: a damaged one must not be packed again."""
 
     crc32: int
 
     def read(self) -> bytes:
         content = ImageSource.read(self)
         if zlib.crc32(content) != self.crc32:
-            raise OSError(f"{self.file} is damaged there, its CRC-32 isn't the index's")
+            raise OSError(f"{self.file} is damaged there: its CRC-32 isn't the index's")
         return content
 
 
 def read_packed(root: Path) -> list[ImageSource]:
-    """The images of the packed data set in the folder `root`, split by split; packed again their classes keep their labels.
+    """Return the images of a packed data set, split by split, so that classes keep their labels.
 
     Raises:
-        InvalidInput: it isn't one, or a file of it is missing.
+        InvalidInput: `root` isn't a packed data set, or one of its files is missing.
     """
     manifest = read_manifest(root)
     sources: list[ImageSource] = []
     for split, content in manifest.splits.items():
         rows = read_index(existing(root / content.index.file), manifest, split)
         files = [existing(root / shard.file) for shard in manifest.shards_of(split)]
-        # Several shards mix the images: the classes aren't first seen in the order of their labels.
+        # Images in several shards are mixed, so their classes don't occur in the order of the
+        # labels.
         order = np.argsort(rows.labels, kind="stable") if len(files) > 1 else np.arange(len(rows.labels))
         sources += [
             PackedSource(

@@ -1,4 +1,4 @@
-"""Reads Stanford Online Products (Song et al. 2016) as it is published."""
+"""The reader of Stanford Online Products (Song et al. 2016) as published."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dfml.data.source import ImageSource
 
 
 def read_sop(root: Path) -> list[ImageSource]:
-    """The images that `Ebay_train.txt` and `Ebay_test.txt` name, in their order.
+    """Return the images that `Ebay_train.txt` and `Ebay_test.txt` name, in their order.
 
     Args:
-        root: `Stanford_Online_Products`; its name begins the paths.
+        root: the folder `Stanford_Online_Products`, whose name starts the images' paths.
 
     Raises:
         InvalidInput: a list or an image is missing, or a line is malformed.
@@ -27,8 +27,8 @@ def _images(root: Path) -> Iterator[ImageSource]:
     for split in ("train", "test"):
         file = existing(root / f"Ebay_{split}.txt")
         lines = annotation_lines(file.read_bytes(), file, "image_id class_id super_class_id path", headings=1)
-        for place, (_, number, _, written) in lines:
-            path = path_inside(written, place)
+        for source, (_, number, _, written) in lines:
+            path = path_inside(written, source)
             # `bicycle_final/111085122871_0.JPG` of class 1 → "bicycle 1"
-            class_name = f"{path.split('_final')[0]} {class_number(number, place)}"
-            yield file_source(root / path, f"{root.name}/{path}", class_name, split, place)
+            class_name = f"{path.split('_final')[0]} {class_number(number, source)}"
+            yield file_source(root / path, f"{root.name}/{path}", class_name, split, source)

@@ -1,4 +1,4 @@
-"""Reads a table of one's own images: a CSV file with a line for each."""
+"""The reader of a user's own images from a CSV file with one line per image."""
 
 from __future__ import annotations
 
@@ -15,86 +15,88 @@ from dfml.data.readers.folder import divide_classes
 from dfml.data.source import ImageSource
 from dfml.errors import InvalidInput
 
-Row = tuple[str, str, str, str]  # place, path, label, split ("" where the table has none)
+Row = tuple[str, str, str, str]  # source, path, label, split ("" if the table has none)
 
 
 def read_table(table: Path, root: Path | None = None, test_share: float = 0.5, seed: int = 0) -> list[ImageSource]:
-    """The images that a table names, in its order.
+    """Return the images that a table names, in its order.
 
     Args:
-        table: UTF-8, under a line of headings: `path`, `label` and, if the split is given, `split`, which is train,
-            test, query or gallery. Without it `divide_classes` divides the classes. Other columns are passed over.
-        root: what the paths are relative to; the table's own folder if None.
-        test_share: of the classes, 0 … 1.
-        seed: decides which.
+        table: a UTF-8 file with a line of headings: `path`, `label` and, optionally, `split`
+            (train, test, query or gallery). If `split` is missing, `divide_classes` divides the
+            classes. Other columns are ignored.
+        root: the folder that the paths are relative to; None: the table's own folder.
+        test_share: the share of the classes that are kept for test, 0 … 1.
+        seed: the seed of the random choice of test classes.
 
     Raises:
-        InvalidInput: the table is missing or malformed, names an image twice, one that isn't there or one outside
-            `root`, or has a class with one image, which no other of its class could find.
+        InvalidInput: the table is missing or malformed, names an image that is missing, outside
+            `root` or named twice, or has a class of one image, so retrieval is undefined.
     """
     root = table.parent if root is None else root
     rows = list(_rows(table))
     if not rows:
-        raise InvalidInput(f"{table} has no rows: give a line of headings, path and label, and a line for each image")
+        raise InvalidInput(f"{table} has no rows; give a line of headings, path and label, and one line per image")
     _check_findable(rows)
     if not rows[0][3]:
         labels = {label for _, _, label, _ in rows}
         divided = divide_classes(labels, test_share, seed, f"{table} has {len(labels)} classes")
-        rows = [(place, path, label, divided[label]) for place, path, label, _ in rows]
+        rows = [(source, path, label, divided[label]) for source, path, label, _ in rows]
     return check_sources(_images(rows, root), table)
 
 
 def _rows(table: Path) -> Iterator[Row]:
     if not table.is_file():
-        raise InvalidInput(f"{table} is not a file: give a CSV file with columns path, label and, if you like, split")
+        raise InvalidInput(f"{table} is not a file; give a CSV file with columns path, label and, optionally, split")
     lines = csv.reader(io.StringIO(decoded(table.read_bytes(), table), newline=""), strict=True)
-    first = 1  # line on which a row begins: a field in quotes may go over several
+    # The first line of a row: a quoted field may span several lines.
+    first = 1
     try:
         columns = next(lines, [])
         missing = [column for column in ("path", "label") if column not in columns]
         if columns and missing:
-            raise InvalidInput(f"line 1 of {table} has columns {columns}, not {missing[0]!r}: add it, parted by commas")
+            raise InvalidInput(f"line 1 of {table} has columns {columns}, not {missing[0]!r}; add it after a comma")
         first = lines.line_num + 1
         for fields in lines:
             if fields:  # not a blank line
                 yield _row(fields, columns, f"line {first} of {table}")
             first = lines.line_num + 1
     except csv.Error as error:
-        raise InvalidInput(f"line {first} of {table} is not CSV ({error}): mend it") from error
+        raise InvalidInput(f"line {first} of {table} is not CSV ({error}); fix it") from error
 
 
-def _row(fields: list[str], columns: list[str], place: str) -> Row:
+def _row(fields: list[str], columns: list[str], source: str) -> Row:
     if len(fields) != len(columns):
-        raise InvalidInput(f"{place} has {len(fields)} fields, but there are {len(columns)} headings: give as many")
+        raise InvalidInput(f"{source} has {len(fields)} fields, but there are {len(columns)} headings; give as many")
     row = dict(zip(columns, fields, strict=True))
-    path, label, split = path_inside(row["path"], place), row["label"].strip(), row.get("split", "").strip()
+    path, label, split = path_inside(row["path"], source), row["label"].strip(), row.get("split", "").strip()
     if path == "." or not label:
-        raise InvalidInput(f"{place} has no {'label' if not label else 'path'}: give one, or remove the line")
+        raise InvalidInput(f"{source} has no {'label' if not label else 'path'}; give one, or remove the line")
     if "split" in columns and split not in SPLITS:
-        raise InvalidInput(f"{place} has split {split!r}: give one of {', '.join(SPLITS)}")
-    return place, path, label, split
+        raise InvalidInput(f"{source} has split {split!r}; give one of {', '.join(SPLITS)}")
+    return source, path, label, split
 
 
 def _check_findable(rows: list[Row]) -> None:
     images = Counter(label for _, _, label, _ in rows)
     gallery = {label for _, _, label, split in rows if split == "gallery"}
-    for place, path, label, split in rows:
+    for source, path, label, split in rows:
         if (label not in gallery) if split == "query" else (split != "gallery" and images[label] < 2):
             raise InvalidInput(
-                f"{place} has {path!r} of class {label!r}, which no other image{' of the gallery' * (split == 'query')} "
-                "shares: give the class one more, or remove the line"
+                f"{source} has {path!r} of class {label!r}, which has no other image"
+                f"{' in the gallery' * (split == 'query')}; add one, or remove the line"
             )
 
 
 def _images(rows: list[Row], root: Path) -> Iterator[ImageSource]:
-    places: dict[str, str] = {}
+    sources_of: dict[str, str] = {}
     top = root.resolve()
-    for place, path, label, split in rows:
-        if path in places:
-            raise InvalidInput(f"{place} has path {path!r}, which {places[path]} has too: remove one of the two")
-        places[path] = place
+    for source, path, label, split in rows:
+        if path in sources_of:
+            raise InvalidInput(f"{source} has path {path!r}, which {sources_of[path]} has, too; remove one of the two")
+        sources_of[path] = source
         if not (root / path).resolve().is_relative_to(top):
             raise InvalidInput(
-                f"{place} has path {path!r}, a link that leads out of {root}: put the image itself there"
+                f"{source} has path {path!r}, a link that leads out of {root}; put the image itself there"
             )
-        yield file_source(root / path, path, label, split, place)
+        yield file_source(root / path, path, label, split, source)

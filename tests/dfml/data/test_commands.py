@@ -1,4 +1,4 @@
-"""`python -m dfml.data` as a user types it: what it prints, its exit codes, and the sentences for what can't be used."""
+"""`python -m dfml.data` as a user runs it: output, exit codes and messages for invalid input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dfml.data.__main__ import main
-from dfml.data.contact_sheet import LOOK
+from dfml.data.contact_sheet import SHEET_LOOK
 from dfml.data.datasets import DATASETS
 from dfml.data.manifest import FILE_NAME, Manifest, read_manifest
 from dfml.data.packing import pack
@@ -24,7 +24,7 @@ from dfml.data.progress import BytesDone
 from tests.benchmark_layouts import LAYOUTS, imagenet_folders
 from tests.images import ANIMALS
 from tests.packed import class_folders, files_below
-from tests.s3.places import client_of, new_bucket, use
+from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,7 +32,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command; returns its exit code, and what it printed on standard output and on standard error."""
+    """Return a function that runs a command and returns its exit code, stdout and stderr."""
 
     def run(*words: str | Path) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
@@ -53,7 +53,7 @@ def animals(tmp_path: Path) -> Path:
 
 
 def refused(result: tuple[int, str, str], *parts: str) -> None:
-    """Exit code 2, nothing on standard output, and one sentence that says all of `parts`."""
+    """Check for exit code 2, empty stdout and one sentence on stderr with all of `parts`."""
     code, printed, said = result
     assert (code, printed) == (2, "")
     assert said.startswith("error: ")
@@ -61,7 +61,7 @@ def refused(result: tuple[int, str, str], *parts: str) -> None:
     assert all(part in said for part in parts), said
 
 
-# --- pack ------------------------------------------------------------------------------------------------------------
+# --- pack -----------------------------------------------------------------------------------------
 
 
 def test_pack_prints_counts_and_the_command_that_trains_on_it(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_pack_prints_counts_and_the_command_that_trains_on_it(run: Run, photos: 
         f"packed into {tmp_path}/my photos; train on it with: python run_sweep.py --dataset birds --data "
         f"'{tmp_path}/my photos' --search-space search_spaces/emoji.yaml",
     ]
-    # No terminal, and done soon: no lines of progress.
+    # Progress isn't printed: stderr isn't a terminal, and packing ends soon.
     assert re.fullmatch(rf"packing 24 images \([0-9.]+ MB\) into {tmp_path}/my photos\n", said)
     assert read_manifest(tmp_path / "my photos").dataset == "birds"
 
@@ -86,8 +86,8 @@ def test_pack_with_bad_images_names_them_or_leaves_them_out(run: Run, photos: Pa
     code, printed, said = run(*words)
     assert (code, printed) == (2, "")
     assert said.splitlines()[1] == (
-        "error: class 03/0.png can't be decoded (not an image of a known format): mend or remove this image, or leave out what can't "
-        "be decoded with --skip-bad"
+        "error: class 03/0.png can't be decoded (not an image of a known format); fix or remove this image, or leave "
+        "out images that can't be decoded with --skip-bad"
     )
     assert not (tmp_path / "out" / FILE_NAME).exists()
     code, printed, _ = run(*words, "--skip-bad")
@@ -125,9 +125,8 @@ def test_counts_that_differ_are_a_warning_or_with_strict_an_error(run: Run, tmp_
     code, printed, said = run(*words)
     assert code == 0
     assert said.splitlines()[0] == f"warning: {numbers}"
-    assert printed.splitlines()[-1].endswith(
-        f"--dataset cub --data {tmp_path / 'out'}"
-    )  # its own search space is known
+    # No --search-space: the data set's own one is known.
+    assert printed.splitlines()[-1].endswith(f"--dataset cub --data {tmp_path / 'out'}")
     assert read_manifest(tmp_path / "out").dataset == "cub"
 
 
@@ -179,8 +178,8 @@ def test_places_and_flags_that_cannot_be_used_are_one_sentence(run: Run, photos:
 
 
 def test_the_place_may_not_be_among_the_images(run: Run, photos: Path, animals: Path) -> None:
-    """Else the next command would take the data set for a class, or packing would overwrite what it reads."""
-    refused(run("pack", "--root", photos, "--out", photos / "packed"), "--out", "lies in --root")
+    """The next command would read the output as a class, or packing would overwrite its input."""
+    refused(run("pack", "--root", photos, "--out", photos / "packed"), "--out", "is inside --root")
     before = files_below(animals)
     refused(run("pack", "--root", animals, "--out", animals, "--overwrite"), "--out is the packed data set", "itself")
     assert files_below(animals) == before
@@ -189,7 +188,7 @@ def test_the_place_may_not_be_among_the_images(run: Run, photos: Path, animals: 
 def test_a_folder_that_may_not_be_read_is_one_sentence(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tests may run as root, whom nothing is forbidden."""
+    """Simulated, because the tests may run as root, who has every permission."""
 
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(photos / "class 00"))
@@ -201,7 +200,7 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
 def test_progress_off_a_terminal_is_a_line_now_and_then_by_the_pace_of_late(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an earlier run finished is passed over at once: it says nothing of how long the rest takes."""
+    """Work that an earlier run finished is skipped at once and must not affect the estimate."""
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     mb = 2**20
@@ -219,7 +218,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then_by_the_pace_of_late(
     ]
 
 
-# --- info and sample -------------------------------------------------------------------------------------------------
+# --- info and sample ------------------------------------------------------------------------------
 
 
 def test_info_says_what_is_there(run: Run, animals: Path) -> None:
@@ -227,8 +226,8 @@ def test_info_says_what_is_there(run: Run, animals: Path) -> None:
     assert (code, said) == (0, "")
     first, train, test = printed.splitlines()
     assert re.fullmatch(rf"animals at {animals}: format 2, manifest [0-9a-f]{{64}}", first)
-    assert train.startswith("train: 3 images of 2 classes (1.5 a class), 1 shard(s), ")
-    assert test.startswith("test: 2 images of 2 classes (1.0 a class), 1 shard(s), ")
+    assert train.startswith("train: 3 images of 2 classes (1.5 per class), 1 shard(s), ")
+    assert test.startswith("test: 2 images of 2 classes (1.0 per class), 1 shard(s), ")
 
 
 def test_info_as_json_is_the_manifest_and_nothing_else(run: Run, animals: Path) -> None:
@@ -245,15 +244,15 @@ def test_what_is_no_packed_data_set_is_one_sentence(run: Run, photos: Path, tmp_
 
 
 def drawn(sheet: Image.Image) -> int:
-    """Cells of a contact sheet in which there is a picture."""
+    """Return the number of cells of a contact sheet that hold a picture."""
     pixels = np.asarray(sheet)
-    side = LOOK.side
-    places = [
+    side = SHEET_LOOK.side
+    uris = [
         (x, y)
-        for y in range(LOOK.gap, sheet.height - side, side + LOOK.caption(1) + LOOK.gap)
-        for x in range(LOOK.gap, sheet.width - side, side + LOOK.gap)
+        for y in range(SHEET_LOOK.gap, sheet.height - side, side + SHEET_LOOK.caption(1) + SHEET_LOOK.gap)
+        for x in range(SHEET_LOOK.gap, sheet.width - side, side + SHEET_LOOK.gap)
     ]
-    return sum(bool((pixels[y : y + side, x : x + side] != 255).any()) for x, y in places)
+    return sum(bool((pixels[y : y + side, x : x + side] != 255).any()) for x, y in uris)
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(1, 1), (7, 7), (50, 12)])
@@ -276,7 +275,7 @@ def test_sample_names_what_cannot_be_used(run: Run, animals: Path, tmp_path: Pat
     refused(run("sample", animals, "--out", tmp_path / "file" / "a.png"), "a.png can't be written")
 
 
-# --- All of them -----------------------------------------------------------------------------------------------------
+# --- All of them ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["", "pack", "info", "verify", "sample"])
@@ -289,7 +288,7 @@ def test_help_names_units_and_defaults(command: str, capsys: pytest.CaptureFixtu
         "": ["pack|info|verify|sample"],
         "pack": ["--shard-size BYTES", "e.g. 64MB", "(default: 32MiB)", "0 to 1 (default: 0.5)", "cub, cars, sop"],
         "info": ["as JSON", "s3://"],
-        "verify": ["exit code 1 for damage", "processes that check"],
+        "verify": ["exit code 1 if damaged", "number of processes"],
         "sample": ["(default: sample.png)", "(default: train)", "(default: 54)", "--cache-size BYTES"],
     }[command]:
         assert part in text
@@ -309,25 +308,25 @@ def test_all_commands_on_s3(
     run: Run, photos: Path, tmp_path: Path, moto: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(moto, monkeypatch)
-    place = f"s3://{new_bucket(moto)}/sets/mine"
+    uri = f"s3://{new_bucket(moto)}/sets/mine"
     flags = ("--shard-size", "3kB", "--workers", "2")
-    assert run("pack", "--root", photos, "--out", place, *flags)[0] == 0
+    assert run("pack", "--root", photos, "--out", uri, *flags)[0] == 0
     assert run("pack", "--root", photos, "--out", tmp_path / "local", *flags)[0] == 0
-    _, printed, _ = run("info", place, "--json")
+    _, printed, _ = run("info", uri, "--json")
     assert Manifest.model_validate_json(printed) == read_manifest(tmp_path / "local")
-    assert run("verify", place, "--workers", "2")[:2] == (0, f"no problem(s) in 24 images and 6 shard(s) of {place}\n")
+    assert run("verify", uri, "--workers", "2")[:2] == (0, f"no problem(s) in 24 images and 6 shard(s) of {uri}\n")
     sheet = tmp_path / "sheet.png"
-    code, printed, _ = run("sample", place, "--out", sheet, "--images", "5", "--cache-dir", tmp_path / "cache")
+    code, printed, _ = run("sample", uri, "--out", sheet, "--images", "5", "--cache-dir", tmp_path / "cache")
     assert (code, printed) == (0, f"5 of 12 train images drawn to {sheet}\n")
     assert drawn(Image.open(io.BytesIO(sheet.read_bytes())).convert("RGB")) == 5
     assert not Path("s3:").exists()
 
-    bucket, _, key = place.removeprefix("s3://").partition("/")
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
     listed = client_of(moto).list_objects_v2(Bucket=bucket)["Contents"]
     assert {item["Key"] for item in listed} == {f"{key}/{name}" for name in files_below(tmp_path / "local")}
     client_of(moto).delete_object(Bucket=bucket, Key=f"{key}/test-00001.parquet")
-    assert run("verify", place)[:2] == (
+    assert run("verify", uri)[:2] == (
         1,
-        f"test-00001.parquet is missing\n1 problem(s) in 24 images and 6 shard(s) of {place}\n",
+        f"test-00001.parquet is missing\n1 problem(s) in 24 images and 6 shard(s) of {uri}\n",
     )
     refused(run("info", f"s3://{bucket}/elsewhere"), "is not a packed data set")

@@ -1,4 +1,4 @@
-"""A packed data set read back: images, labels and paths of a split, and damage found."""
+"""A packed data set read back: images, labels and paths of a split, and detected damage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_images_labels_and_paths_come_back_in_order(packed_animals: Path) -> Non
     assert len(train) == 3
 
 
-# --- What is refused -------------------------------------------------------------------------------------------------
+# --- What is refused ------------------------------------------------------------------------------
 
 
 def test_damaged_shard_is_named(packed_animals: Path) -> None:
@@ -62,7 +62,7 @@ def test_unknown_split_names_those_there_are(packed_animals: Path) -> None:
         ShardedImages(packed_animals, "validation")
 
 
-# --- The data set that ships with the project ------------------------------------------------------------------------
+# --- The data set that ships with the project -----------------------------------------------------
 
 
 def test_shipped_emoji_are_whole() -> None:

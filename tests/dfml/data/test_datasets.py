@@ -1,4 +1,4 @@
-"""Where a data set is found by its name."""
+"""The location of a data set, by its name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_others_are_looked_for_below_the_users_own_place_and_then_where_training
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if kind == "moto":
-        from tests.s3.places import new_bucket, use
+        from tests.s3.locations import new_bucket, use
 
         server = request.getfixturevalue("moto")
         use(server, monkeypatch)
@@ -45,7 +45,7 @@ def test_a_known_set_that_is_nowhere_says_how_to_pack_it(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DFML_DATA", str(tmp_path / "sets"))
     with pytest.raises(
-        InvalidInput, match=r"SOP isn't packed at .*/sets/sop or .*/data/packed/sop: pack it with .*--dataset SOP"
+        InvalidInput, match=r"SOP isn't packed at .*/sets/sop or .*/data/packed/sop; pack it with .*--dataset SOP"
     ):
         locate("SOP", None)
 

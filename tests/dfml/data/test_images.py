@@ -1,4 +1,4 @@
-"""Decoding: whatever Pillow opens becomes an upright RGB image."""
+"""Decoding: any image that Pillow opens becomes an upright RGB image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.images import (
     ("image", "first", "last"),
     [
         (grey, (100, 100, 100), (100, 100, 100)),
-        (palette_with_transparency, (255, 255, 255), (0, 0, 255)),  # what is transparent becomes white
+        (palette_with_transparency, (255, 255, 255), (0, 0, 255)),  # transparent pixels become white
         (half_transparent, (204, 204, 204), (204, 204, 204)),
         (cmyk, (0, 255, 255), (0, 255, 255)),
         (bilevel, (255, 255, 255), (255, 255, 255)),

@@ -1,4 +1,4 @@
-"""Batches of tensors: which images, and how they are augmented and normalised."""
+"""Batches of tensors: their images, augmentation and normalization."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dfml.data.order import epoch_batches, rank_share
 from dfml.data.packing import pack
 from dfml.data.shards import ImageRow
 from dfml.data.split import ClassSubset, subset_of_classes, subset_of_rows
-from dfml.data.transforms import Normalisation, evaluation_transform
+from dfml.data.transforms import Normalization, evaluation_transform
 from dfml.recipe import Recipe, recipe_from
 from tests import forked
 
-PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BATCHES = np.array([[0, 7, 3, 12], [30, 5, 9, 21]])
 
 
@@ -158,8 +158,8 @@ def test_evaluation_reads_the_given_rows_in_order_without_augmentation(
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64), (64, 200)])
-def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(width: int, height: int) -> None:
-    """224 of 256 by default; here 32 of 64, so that half of the shorter side is seen."""
+def test_evaluation_resizes_the_shorter_side_and_crops_the_center(width: int, height: int) -> None:
+    """The default is 224 of 256; here 32 of 64, so that half of the shorter side is kept."""
     recipe = recipe_from({"image_size": 32, "test_crop": 0.5})
     image = evaluation_transform(recipe, PLAIN)(gradient_image(width, height))
     assert image.shape == (3, 32, 32)
@@ -174,10 +174,10 @@ def test_evaluation_takes_the_test_size() -> None:
     assert evaluation_transform(recipe, PLAIN)(gradient_image(64, 64)).shape == (3, 48, 48)
 
 
-def test_values_are_normalised_per_channel() -> None:
+def test_values_are_normalized_per_channel() -> None:
     image = Image.new("RGB", (40, 40), (255, 0, 51))
     transformed = evaluation_transform(
-        recipe_from({"image_size": 32}), Normalisation((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
+        recipe_from({"image_size": 32}), Normalization((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
     )(image)
     torch.testing.assert_close(transformed[:, 0, 0], torch.tensor([2.0, -1.0, 1.0]))
 
@@ -199,7 +199,7 @@ time.sleep(60)
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 def test_a_loaders_process_ends_at_once_with_a_process_that_is_killed() -> None:
-    """torch's own watchdog takes up to five seconds, in which a GPU stays taken."""
+    """The watchdog of torch takes up to five seconds, during which the GPU stays occupied."""
     worker = forked.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE)
     assert worker.stdout is not None
     loader = Path(f"/proc/{int(worker.stdout.readline())}/stat")
@@ -213,7 +213,7 @@ def test_a_loaders_process_ends_at_once_with_a_process_that_is_killed() -> None:
 
 
 def _runs(stat: Path) -> bool:
-    """Whether a process does, by its file in /proc; one that nobody has waited for yet doesn't."""
+    """Return whether a process runs, by its file in /proc; a zombie doesn't."""
     try:
         return stat.read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

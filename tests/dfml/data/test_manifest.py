@@ -1,4 +1,4 @@
-"""The manifest: what it says of a data set, and which files are refused as one."""
+"""The manifest: its contents, and files that are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_manifest_of_another_format_is_refused(packed_animals: Path, version: in
     path = packed_animals / FILE_NAME
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "format_version": version, "columns": ["new"]}))
-    with pytest.raises(InvalidInput, match=rf"{path} has format version {version}, this code reads 2: {mend}"):
+    with pytest.raises(InvalidInput, match=rf"{path} has format version {version}; this code reads 2; {mend}"):
         read_manifest(packed_animals)
 
 
@@ -61,7 +61,7 @@ def test_manifest_of_another_format_is_refused(packed_animals: Path, version: in
 )
 def test_file_that_is_no_manifest_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
-    with pytest.raises(InvalidInput, match=f"{tmp_path / FILE_NAME} is not a manifest"):
+    with pytest.raises(InvalidInput, match=f"{tmp_path / FILE_NAME} is not a valid manifest"):
         read_manifest(tmp_path)
 
 
@@ -74,9 +74,9 @@ def test_unknown_split_names_those_there_are(packed_animals: Path) -> None:
     ("field", "value"), [("file", "../elsewhere.parquet"), ("file", "/etc/passwd"), ("sha256", "../" + "a" * 61)]
 )
 def test_names_that_lead_elsewhere_are_refused(packed_animals: Path, field: str, value: str) -> None:
-    """A manifest may come from anyone's bucket, and its names become files of the cache."""
+    """A manifest may come from a stranger's bucket; its names become file names in the cache."""
     content = json.loads((packed_animals / FILE_NAME).read_text())
     content["shards"][0][field] = value
     (packed_animals / FILE_NAME).write_text(json.dumps(content))
-    with pytest.raises(InvalidInput, match=rf"is not a manifest that can be read \(.*shards\.0\.{field}"):
+    with pytest.raises(InvalidInput, match=rf"is not a valid manifest \(.*shards\.0\.{field}"):
         read_manifest(packed_animals)

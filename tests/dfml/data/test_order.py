@@ -16,7 +16,7 @@ def targets_of(sizes: list[int], seed: int = 0) -> np.ndarray:
 
 
 def hold_k_of_each_of_some_classes(batches: np.ndarray, targets: np.ndarray, k: int) -> bool:
-    """Whether in every batch each class that comes up has exactly k images, those that come twice counted twice."""
+    """Return whether each class in each batch has exactly k images, counting repeated ones."""
     groups = np.sort(targets[batches], axis=1).reshape(len(batches), -1, k)
     alike = (groups == groups[:, :, :1]).all()
     return bool(alike and (np.diff(groups[:, :, 0], axis=1) > 0).all())
@@ -86,8 +86,10 @@ def test_equal_classes_leave_fewer_than_p_groups_over(images_per_class: int, cla
 
 
 def test_one_huge_class_does_not_shorten_the_epoch() -> None:
-    """10 classes of 4 and one of 100, in batches of 2 × 2: each of the small classes' 20 groups pairs with one of the huge
-    class's 50."""
+    """10 classes of 4 images and one of 100, in batches of 2 × 2.
+
+    Each of the small classes' 20 groups pairs with one of the huge class's 50.
+    """
     targets = targets_of([4] * 10 + [100])
     assert len(epoch_batches(targets, 4, 2, 0, 1)) == 20
 
@@ -95,7 +97,7 @@ def test_one_huge_class_does_not_shorten_the_epoch() -> None:
 @pytest.mark.parametrize("shards", [1, 7])
 @pytest.mark.parametrize("batch_size", [8, 12, 16])
 def test_classes_of_fewer_than_k_images_are_trained_on(batch_size: int, shards: int) -> None:
-    """200 images in classes of 2, 3 and 5, four of a class in a batch: three epochs draw every one."""
+    """With four images per class, three epochs draw each of 200 images of classes of 2, 3 and 5."""
     targets = targets_of([2, 3, 5] * 20)
     where = np.random.default_rng(1).integers(0, shards, len(targets))
     for seed in range(5):
@@ -142,10 +144,10 @@ def test_batch_that_cannot_be_filled_is_refused(
         epoch_batches(targets_of(sizes), batch_size, images_per_class, 0, 1)
 
 
-# --- Chunks of shards ------------------------------------------------------------------------------------------------
+# --- Chunks of shards -----------------------------------------------------------------------------
 
 WINDOWS = [None, 1, 2, 5]
-# How many images each shard holds.
+# The number of images in each shard.
 LAYOUTS = {
     "one": [60],
     "even": [20] * 8,
@@ -159,7 +161,7 @@ SEEDS = range(10)
 
 
 def data_set(layout: list[int], classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and shards of a data set whose shards are mixed, as packed ones are."""
+    """Return targets and shards of a data set whose shards are mixed, like packed ones."""
     shards = np.repeat(np.arange(len(layout)), layout)
     return np.random.default_rng(1).integers(0, classes, len(shards)), shards
 
@@ -191,7 +193,7 @@ def test_ranks_share_each_batch_and_another_world_goes_on_with_the_same(
     targets, shards = data_set(LAYOUTS["uneven"])
 
     def run(world_size: int, seed: int, first: int = 0) -> list[list[int]]:
-        """Each step's images from `first` on, as the ranks together have them."""
+        """Return each step's images on all ranks together, from step `first` on."""
         batches = epoch_batches(targets, batch_size, images_per_class, seed, 1, shards, window)
         steps = []
         for batch in batches[first:]:
@@ -209,7 +211,7 @@ def test_ranks_share_each_batch_and_another_world_goes_on_with_the_same(
 
 
 def chunks_of(batches: np.ndarray, shards: np.ndarray) -> list[set[int]]:
-    """The shards that come up for the first time in each batch."""
+    """Return the shards that occur for the first time in each batch."""
     known: set[int] = set()
     new = []
     for batch in batches:
@@ -219,7 +221,7 @@ def chunks_of(batches: np.ndarray, shards: np.ndarray) -> list[set[int]]:
 
 
 def test_the_first_epoch_begins_with_one_shard_and_each_chunk_doubles_what_is_there() -> None:
-    """Chunks of 1, 1, 2, 4, 8 shards: as far as an epoch is, it needs at most twice the share of shards."""
+    """Chunks have 1, 1, 2, 4, 8 shards: a share of an epoch needs at most twice as many shards."""
     targets, shards = data_set([20] * 16)
     for seed in SEEDS:
         batches = epoch_batches(targets, 10, None, seed, 1, shards)
@@ -235,8 +237,11 @@ def test_the_first_epoch_begins_with_one_shard_and_each_chunk_doubles_what_is_th
 @every_layout
 @pytest.mark.parametrize("window", [1, 2, 5])
 def test_no_more_shards_than_the_window_are_read_at_a_time(layout: list[int], window: int) -> None:
-    """A shard is read from its first image to its last; beside the chunk's there are those of fewer images than a batch, which
-    the chunks before left over."""
+    """A shard is read from its first image to its last.
+
+    In addition to the chunk's shards a batch may read images that earlier chunks left over, fewer
+    than a batch.
+    """
     targets, shards = data_set(layout)
     for seed, epoch in itertools.product(SEEDS, (1, 2, 7)):
         read = shards[epoch_batches(targets, 8, None, seed, epoch, shards, window)]
@@ -248,7 +253,7 @@ def test_no_more_shards_than_the_window_are_read_at_a_time(layout: list[int], wi
 
 @pytest.mark.parametrize(("epoch", "window"), [(2, None), (9, None), (2, 8), (1, None)])
 def test_without_a_window_later_epochs_are_exact_global_shuffles(epoch: int, window: int | None) -> None:
-    """As if there were no shards; the first epoch isn't, unless there is one shard only."""
+    """As without shards; the first epoch is different, unless there is only one shard."""
     targets, shards = data_set(LAYOUTS["even"])
     if epoch == 1:
         shards = np.zeros_like(shards)
@@ -259,7 +264,7 @@ def test_without_a_window_later_epochs_are_exact_global_shuffles(epoch: int, win
 
 @pytest.mark.parametrize(("epoch", "window"), [(2, None), (1, None), (2, 2)])
 def test_every_position_has_every_row_equally_often(epoch: int, window: int | None) -> None:
-    """Over many seeds the mean row at a position is the middle one; with chunks too, since their shards are shuffled."""
+    """The mean row at a position, over many seeds, is the middle one, with and without chunks."""
     rows, seeds = 160, 400
     targets, shards = data_set(LAYOUTS["even"])
     orders = np.stack([epoch_batches(targets, 8, None, seed, epoch, shards, window).ravel() for seed in range(seeds)])
@@ -270,7 +275,7 @@ def test_every_position_has_every_row_equally_often(epoch: int, window: int | No
 
 @every_shape
 def test_a_subset_of_the_images_may_leave_out_shards(batch_size: int, images_per_class: int | None) -> None:
-    """Shards whose images are all of classes that are held out."""
+    """All images of some shards belong to classes that are held out."""
     targets, shards = data_set(LAYOUTS["uneven"])
     kept = ~np.isin(shards, [0, 4, 10])
     batches = epoch_batches(targets[kept], batch_size, images_per_class, 0, 1, shards[kept], window=2)

@@ -1,4 +1,4 @@
-"""Packing: which image goes where, what is left out or refused, and what replaces what."""
+"""Packing: the distribution of images to shards, bad images, refusals, replacing and resuming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dfml.data.cores import over_cores
+from dfml.data.cores import map_in_processes
 from dfml.data.dataset import ShardedImages
 from dfml.data.manifest import FILE_NAME, read_manifest
 from dfml.data.packing import JOURNAL, RUN, Job, Packed, in_this_process, pack
@@ -25,7 +25,7 @@ from dfml.errors import InvalidInput
 from tests.images import ANIMALS, BAD, encoded, picture, row
 from tests.packed import class_folders, files_below, many
 
-SMALL = 20_000  # bytes of a shard: some 40 of `many`'s images
+SMALL = 20_000  # bytes per shard: about 40 of `many`'s images
 
 
 def paths_in(shard: Path) -> list[str]:
@@ -33,11 +33,11 @@ def paths_in(shard: Path) -> list[str]:
 
 
 def backwards(pack_one: Callable[[Job], Packed], jobs: Sequence[Job]) -> Generator[tuple[Job, Packed], None, None]:
-    """As a cluster may do it: the last first."""
+    """Do the last job first, as a cluster may."""
     yield from in_this_process(pack_one, jobs[::-1])
 
 
-# --- The plan --------------------------------------------------------------------------------------------------------
+# --- The plan -------------------------------------------------------------------------------------
 
 
 def test_packing_twice_gives_the_same_files(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_packing_twice_gives_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "run",
-    [backwards, partial(over_cores, processes=2), partial(over_cores, processes=50)],
+    [backwards, partial(map_in_processes, processes=2), partial(map_in_processes, processes=50)],
     ids=["backwards", "2", "50"],
 )
 def test_any_order_and_any_number_of_processes_give_the_very_files_of_one(tmp_path: Path, run: object) -> None:
@@ -135,23 +135,23 @@ def test_damage_isnt_packed_again_as_if_it_were_whole(tmp_path: Path) -> None:
         pack(read_packed(tmp_path / "a"), tmp_path / "b", "animals", skip_bad=True)
 
 
-# --- Images that can't be decoded ------------------------------------------------------------------------------------
+# --- Images that can't be decoded -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
 def test_image_that_cannot_be_decoded_fails_packing_with_its_path(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(
-        InvalidInput, match=r"^animals/broken\.png can't be decoded \([^)]+.*mend or remove this"
+        InvalidInput, match=r"^animals/broken\.png can't be decoded \([^)]+.*fix or remove this"
     ) as refusal:
         pack([row("cat"), ImageRow(content, "cat", "animals/broken.png", "train")], tmp_path, "animals")
     assert "\n" not in str(refusal.value)
-    assert "0x" not in str(refusal.value)  # an address in memory says nothing
+    assert "0x" not in str(refusal.value)  # no memory address
     assert not (tmp_path / FILE_NAME).exists()
 
 
 def test_the_first_of_several_bad_images_is_named_and_the_others_are_counted(tmp_path: Path) -> None:
     bad = [ImageRow(b"no image", "cat", f"bad/{i}", "train") for i in range(6)]
-    sentence = r"bad/0 can't be decoded \(.*\), nor can 5 more \(bad/1, bad/2, bad/3 …\): mend.*--skip-bad"
+    sentence = r"bad/0 can't be decoded \(.*\), nor can 5 more \(bad/1, bad/2, bad/3 …\); fix.*--skip-bad"
     with pytest.raises(InvalidInput, match=sentence):
         pack([row("cat"), *bad], tmp_path, "animals", shard_bytes=1)
     assert not (tmp_path / FILE_NAME).exists()
@@ -197,11 +197,11 @@ def test_nothing_to_pack_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_an_image_that_is_away_is_not_taken_for_a_bad_one(tmp_path: Path, skip_bad: bool) -> None:
-    """A disk that isn't mounted on one of a cluster's machines must not cost the data set that machine's part."""
+    """If a disk isn't mounted on one machine of a cluster, its images must not be skipped."""
     sources = read_folder(class_folders(tmp_path / "photos", classes=4, images=2))
     sources[3].file.unlink()
     with pytest.raises(InvalidInput, match=rf"^{sources[3].path} can't be read .*on each machine"):
-        pack(sources, tmp_path / "out", "mine", skip_bad=skip_bad, run=partial(over_cores, processes=2))
+        pack(sources, tmp_path / "out", "mine", skip_bad=skip_bad, run=partial(map_in_processes, processes=2))
     assert not (tmp_path / "out" / FILE_NAME).exists()
 
 
@@ -212,7 +212,7 @@ def test_an_image_that_became_shorter_meanwhile_is_refused(tmp_path: Path) -> No
         pack(sources, tmp_path / "out", "mine", skip_bad=True)
 
 
-# --- What lies at the place already ----------------------------------------------------------------------------------
+# --- Data sets and files that exist already -------------------------------------------------------
 
 
 def test_the_same_data_set_again_is_done_at_once(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_data_set_of_an_older_format_is_replaced_only_with_overwrite(tmp_path: P
     whole = files_below(tmp_path)
     manifest = tmp_path / FILE_NAME
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 1}))
-    with pytest.raises(InvalidInput, match="can't read: name another place, or say --overwrite"):
+    with pytest.raises(InvalidInput, match="can't read; name another folder or URI, or pass --overwrite"):
         pack(ANIMALS, tmp_path, "animals")
     pack(ANIMALS, tmp_path, "animals", overwrite=True)
     assert files_below(tmp_path) == whole
@@ -265,7 +265,8 @@ def test_overwriting_that_was_cut_short_leaves_no_old_file_either(tmp_path: Path
     with pytest.raises(ZeroDivisionError):
         pack(many(12, 20, "test"), tmp_path / "a", "many", SMALL, overwrite=True, progress=lambda done, total: 1 // 0)
     assert not (tmp_path / "a" / FILE_NAME).exists()
-    pack(ANIMALS, tmp_path / "a", "animals")  # nothing whole is there any more: no need of --overwrite
+    # No complete data set is left, so --overwrite isn't needed.
+    pack(ANIMALS, tmp_path / "a", "animals")
     pack(ANIMALS, tmp_path / "b", "animals")
     assert files_below(tmp_path / "a") == files_below(tmp_path / "b")
 
@@ -275,7 +276,7 @@ def test_a_run_killed_right_after_its_manifest_is_tidied_by_the_next(
 ) -> None:
     rows = many(12, 20)
     with monkeypatch.context() as patched:
-        patched.setattr("dfml.data.packing._tidy", lambda place, manifest: None)
+        patched.setattr("dfml.data.packing.tidy", lambda uri, manifest: None)
         pack(rows, tmp_path / "a", "many", SMALL)
     assert (tmp_path / "a" / JOURNAL).is_dir()
     pack(rows, tmp_path / "a", "many", SMALL)
@@ -284,10 +285,10 @@ def test_a_run_killed_right_after_its_manifest_is_tidied_by_the_next(
     assert not (tmp_path / "a" / JOURNAL).exists()
 
 
-# --- Going on --------------------------------------------------------------------------------------------------------
+# --- Going on -------------------------------------------------------------------------------------
 
 
-def cut_short(sources: Sequence[object], place: Path) -> None:
+def cut_short(sources: Sequence[object], uri: Path) -> None:
     """Pack a third of the shards."""
 
     def stop(done: int, total: int) -> None:
@@ -295,9 +296,9 @@ def cut_short(sources: Sequence[object], place: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack(sources, place, "mine", SMALL, progress=stop)  # type: ignore[arg-type]
-    assert not (place / FILE_NAME).exists()
-    assert (place / JOURNAL).is_dir()
+        pack(sources, uri, "mine", SMALL, progress=stop)  # type: ignore[arg-type]
+    assert not (uri / FILE_NAME).exists()
+    assert (uri / JOURNAL).is_dir()
 
 
 def test_what_was_finished_isnt_done_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Packing that is killed, stopped by Ctrl-C, or finds its disk full; the undisturbed packing is the truth to compare with."""
+"""Packing that is killed, stopped by Ctrl-C or out of disk space, against an undisturbed run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.packed import files_below, slow_images
 
 pytestmark = pytest.mark.integration
 
-PATIENCE = 60  # seconds: what is waited for comes at once, but the machine may be busy
-SHARD = "1"  # byte: an image a shard
+PATIENCE = 60  # seconds: a second is enough, but the machine may be busy
+SHARD = "1"  # byte, so that each shard has one image
 
 
 def command(root: Path, out: Path, *flags: str) -> list[str]:
@@ -62,7 +62,10 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.fixture
 def packing(root: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, list[psutil.Process]]]:
-    """A packing under way, its place, and the processes that do its work. It has a process group of its own, as in a terminal."""
+    """Yield a running pack command, its output folder and its worker processes.
+
+    It has a process group of its own, as in a terminal.
+    """
     out = tmp_path / "out"
     process = forked.Popen(command(root, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -74,7 +77,7 @@ def packing(root: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str],
 
 
 def assert_goes_on(root: Path, out: Path, undisturbed: dict[str, bytes]) -> None:
-    """No manifest is there; the same command finishes, keeps what is finished, and leaves the very files of an undisturbed run."""
+    """Check that the same command keeps finished files and equals an undisturbed run."""
     assert not (out / FILE_NAME).exists()
     finished = [out / file.name.removesuffix(".json") for file in journals(out)]
     before = {file: file.stat().st_mtime_ns for file in finished}
@@ -107,7 +110,7 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(
     os.killpg(process.pid, signal.SIGINT)
     printed, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, printed) == (130, "")
-    assert said.splitlines()[1:] == ["stopped; the same command goes on from here"]
+    assert said.splitlines()[1:] == ["stopped; run the same command again to resume"]
     assert said.startswith("packing 60 images (")
     assert not [worker for worker in workers if worker.is_running()]
     assert not list(out.rglob("*.partial"))
@@ -120,49 +123,50 @@ def test_a_worker_that_is_killed_is_one_sentence(
     process, out, workers = packing
     workers[0].kill()  # as the system does when memory runs out
     _, said = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 2
+    assert process.returncode == 1
     assert said.splitlines()[1:] == [
-        "error: one of the processes was killed, by the system if memory ran out: run the same command again, with fewer --workers"
+        "error: one of the processes was killed, perhaps because memory ran out; run the same command again with fewer "
+        "--workers"
     ]
     assert_goes_on(root, out, undisturbed)
 
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system in memory with the given options."""
-    place = tmp_path / "mounted"
+    """Return a function that mounts a file system in memory with the given options."""
+    uri = tmp_path / "mounted"
 
     def mount(options: str) -> Path:
-        place.mkdir(exist_ok=True)
+        uri.mkdir(exist_ok=True)
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(uri)], capture_output=True, text=True
         )
         if done.returncode:
             pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
-        return place
+        return uri
 
     yield mount
-    subprocess.run(["umount", str(place)], capture_output=True)
+    subprocess.run(["umount", str(uri)], capture_output=True)
 
 
 def test_full_disk_is_one_sentence_and_the_same_command_goes_on_after_room_is_made(
     mounted: Callable[[str], Path], root: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    place = mounted("size=200k")
-    full = run(root, place / "out")
-    assert full.returncode == 2
+    uri = mounted("size=200k")
+    full = run(root, uri / "out")
+    assert full.returncode == 1
     (said,) = full.stderr.splitlines()[1:]
-    assert said == f"error: {place / 'out'} is full: make room, and the same command goes on where it stopped"
+    assert said == f"error: {uri / 'out'} is full; make room and run the same command again to resume"
     assert full.stdout == ""
-    assert not list(place.rglob("*.partial"))
-    subprocess.run(["mount", "-o", "remount,size=50m", str(place)], check=True)
-    assert_goes_on(root, place / "out", undisturbed)
+    assert not list(uri.rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=50m", str(uri)], check=True)
+    assert_goes_on(root, uri / "out", undisturbed)
 
 
 def test_read_only_place_is_one_sentence(mounted: Callable[[str], Path], root: Path) -> None:
-    place = mounted("size=1m,ro")
-    refused = run(root, place / "out")
+    uri = mounted("size=1m,ro")
+    refused = run(root, uri / "out")
     assert (refused.returncode, refused.stdout) == (2, "")
     (said,) = refused.stderr.splitlines()
-    assert said.startswith(f"error: storage {place / 'out'} can't be written (")
+    assert said.startswith(f"error: storage {uri / 'out'} can't be written (")
     assert "Read-only file system" in said

@@ -1,4 +1,4 @@
-"""Shards and the index: an image's bytes lie where the index says, and other tools read the files as they are."""
+"""Shards and the index: positions of images in shards, and reading the files by other tools."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_bytes_at_the_offsets_are_the_images(images: list[bytes]) -> None:
 
 @pytest.fixture
 def packed_animals(tmp_path: Path) -> Path:
-    pack(ANIMALS, tmp_path, "animals", shard_bytes=1)  # one image a shard
+    pack(ANIMALS, tmp_path, "animals", shard_bytes=1)  # one image per shard
     return tmp_path
 
 
@@ -76,7 +76,7 @@ def test_encoded_bytes_are_kept_as_found_and_other_tools_can_read_them(tmp_path:
 
 
 def test_other_tools_read_all_shards_of_the_folder_at_once(packed_animals: Path) -> None:
-    """By the files' ending: the index and the manifest aren't taken for shards."""
+    """The files' extensions distinguish shards from the index and the manifest."""
     table = pyarrow.dataset.dataset(sorted(map(str, packed_animals.glob("*.parquet")))).to_table().to_pylist()
     assert {row["path"]: row["image"] for row in table} == {animal.path: animal.image for animal in ANIMALS}
     pandas = pytest.importorskip("pandas")
@@ -88,4 +88,5 @@ def test_other_tools_read_all_shards_of_the_folder_at_once(packed_animals: Path)
 def test_labels_can_be_read_without_the_images(packed_animals: Path) -> None:
     file = pq.ParquetFile(packed_animals / "test-00000.parquet")
     assert file.read(["label", "class_name"]).column_names == ["label", "class_name"]
-    assert file.metadata.row_group(0).column(0).statistics is None  # else it would hold whole images
+    # Statistics would hold whole images.
+    assert file.metadata.row_group(0).column(0).statistics is None

@@ -54,7 +54,7 @@ def test_subset_holds_the_rows_of_its_classes_with_targets_from_0(train_images: 
 
 
 def test_without_classes_the_subset_is_the_whole_split(test_images: ShardedImages) -> None:
-    """Labels of the test split don't start at 0; targets do."""
+    """Labels of the test split don't start at 0, but targets do."""
     subset = subset_of_classes(test_images)
     assert subset.rows.tolist() == list(range(12))
     assert subset.classes.tolist() == [7, 8, 9, 10]

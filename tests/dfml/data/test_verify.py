@@ -1,4 +1,4 @@
-"""`verify`: each way in which a packed data set can be damaged or lie has its sentence, and exit code 1."""
+"""`verify`: each kind of damage or wrong entry is reported in a sentence, with exit code 1."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from dfml.data.shards import shard_of
 from tests.images import ANIMALS, row
 
 SHARD, INDEX = "train-00000.parquet", "train.index.arrow"
+# The beginnings of two messages.
+WRONG_POSITION = f"{SHARD}: the index has a wrong position for the image"
+DIFFERENT_ENTRIES = f"{SHARD} and the index have different entries for"
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def animals(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def problems(animals: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """Verifies the data set; returns the problems that are printed."""
+    """Return a function that verifies the data set and returns the printed problems."""
 
     def problems() -> list[str]:
         code = main(["verify", str(animals), "--workers", "1"])
@@ -43,15 +46,15 @@ def problems(animals: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[], 
     return problems
 
 
-def edit_manifest(place: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    content = json.loads((place / FILE_NAME).read_text())
+def edit_manifest(uri: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((uri / FILE_NAME).read_text())
     edit(content)
-    (place / FILE_NAME).write_text(json.dumps(content))
+    (uri / FILE_NAME).write_text(json.dumps(content))
 
 
-def replace(place: Path, name: str, content: bytes) -> None:
-    """Another content of a file, to which the manifest is made to agree: the hashes tell nothing."""
-    (place / name).write_bytes(content)
+def replace(uri: Path, name: str, content: bytes) -> None:
+    """Replace a file and its hash in the manifest, so that the hashes don't reveal it."""
+    (uri / name).write_bytes(content)
     new = {"file": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
     def edit(manifest: dict[str, Any]) -> None:
@@ -59,17 +62,17 @@ def replace(place: Path, name: str, content: bytes) -> None:
             if file["file"] == name:
                 file.update(new)
 
-    edit_manifest(place, edit)
+    edit_manifest(uri, edit)
 
 
-def replace_index(place: Path, **columns: list[Any]) -> None:
-    """An index with other values in its first rows."""
-    table = pa.ipc.open_file((place / INDEX).read_bytes()).read_all()
+def replace_index(uri: Path, **columns: list[Any]) -> None:
+    """Replace the index by one with other values in its first rows."""
+    table = pa.ipc.open_file((uri / INDEX).read_bytes()).read_all()
     rows = {
         name: [*columns.get(name, []), *values[len(columns.get(name, [])) :]]
         for name, values in table.to_pydict().items()
     }
-    replace(place, INDEX, index.to_bytes(pa.table(rows, schema=index.SCHEMA)))
+    replace(uri, INDEX, index.to_bytes(pa.table(rows, schema=index.SCHEMA)))
 
 
 def test_a_whole_data_set_has_no_problem(problems: Callable[[], list[str]]) -> None:
@@ -104,7 +107,7 @@ def test_a_file_cut_short_is_found(animals: Path, problems: Callable[[], list[st
     (animals / name).write_bytes(content[:-100])
     (problem,) = problems()
     assert problem.startswith(f"{name} is damaged: it has {len(content) - 100} bytes ")
-    assert f"the manifest says {len(content)} and " in problem
+    assert f"not the manifest's {len(content)} and " in problem
 
 
 def test_missing_files_are_found(animals: Path, problems: Callable[[], list[str]]) -> None:
@@ -126,17 +129,23 @@ def test_a_file_that_cannot_be_read_is_found(animals: Path, problems: Callable[[
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"offset": [5]}, [f"{SHARD}: the index doesn't say where the image cat/0.png lies"]),
-        ({"size": [7]}, [f"{SHARD}: the index doesn't say where the image cat/0.png lies"]),
-        ({"crc32": [7]}, [f"{SHARD}: the index has another CRC-32 than the image cat/0.png"]),
-        ({"path": ["cat/9.png"]}, [f"{SHARD} and the index differ in what they say of cat/9.png"]),
-        ({"label": [1]}, [f"{SHARD} and the index differ in what they say of cat/0.png"]),
-        ({"label": [0, 0]}, ["split 'train' has 2 classes by the manifest, 1 by train.index.arrow", f"{SHARD} and the index differ in what they say of dog/1.jpg"]),
-        ({"label": [99, 1, 99]}, [f"{SHARD} and the index differ in what they say of cat/{file}" for file in ("0.png", "2.webp")]),
-        ({"label": [-1, 1, -1]}, [f"{SHARD} and the index differ in what they say of cat/{file}" for file in ("0.png", "2.webp")]),
+        ({"offset": [5]}, [f"{WRONG_POSITION} cat/0.png"]),
+        ({"size": [7]}, [f"{WRONG_POSITION} cat/0.png"]),
+        ({"crc32": [7]}, [f"{SHARD}: the index has a wrong CRC-32 for the image cat/0.png"]),
+        ({"path": ["cat/9.png"]}, [f"{DIFFERENT_ENTRIES} cat/9.png"]),
+        ({"label": [1]}, [f"{DIFFERENT_ENTRIES} cat/0.png"]),
+        (
+            {"label": [0, 0]},
+            [
+                f"split 'train' has 2 classes according to the manifest, 1 according to {INDEX}",
+                f"{DIFFERENT_ENTRIES} dog/1.jpg",
+            ],
+        ),
+        ({"label": [99, 1, 99]}, [f"{DIFFERENT_ENTRIES} cat/{file}" for file in ("0.png", "2.webp")]),
+        ({"label": [-1, 1, -1]}, [f"{DIFFERENT_ENTRIES} cat/{file}" for file in ("0.png", "2.webp")]),
     ],
     ids=["offset", "size", "CRC-32", "path", "label", "a class less", "label too large", "negative label"],
-)  # fmt: skip
+)
 def test_an_index_that_lies_is_found(
     animals: Path, problems: Callable[[], list[str]], columns: dict[str, list[Any]], expected: list[str]
 ) -> None:
@@ -147,10 +156,10 @@ def test_an_index_that_lies_is_found(
 def test_files_of_another_kind_are_found(animals: Path, problems: Callable[[], list[str]]) -> None:
     replace(animals, SHARD, b"no Parquet file")
     (problem,) = problems()
-    assert problem.startswith(f"{SHARD} is no shard that can be read (")
+    assert problem.startswith(f"{SHARD} is not a valid shard (")
     replace(animals, INDEX, b"no Arrow file")
     (problem,) = problems()
-    assert problem.startswith(f"{INDEX} is no index that can be read (")
+    assert problem.startswith(f"{INDEX} is not a valid index (")
 
 
 def test_an_image_that_does_not_decode_is_found(animals: Path, problems: Callable[[], list[str]]) -> None:
@@ -164,13 +173,27 @@ def test_an_image_that_does_not_decode_is_found(animals: Path, problems: Callabl
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda m: m["splits"]["train"].update(rows=4), "split 'train' has 4 rows by the manifest, 3 by its shards, 3 by train.index.arrow"),
-        (lambda m: m["shards"][0].update(rows=2), "split 'train' has 3 rows by the manifest, 2 by its shards, 3 by train.index.arrow"),
-        (lambda m: m["splits"]["train"].update(classes=5), "split 'train' has 5 classes by the manifest, 2 by train.index.arrow"),
+        (
+            lambda m: m["splits"]["train"].update(rows=4),
+            f"split 'train' has 4 rows according to the manifest, 3 according to its shards, 3 according to {INDEX}",
+        ),
+        (
+            lambda m: m["shards"][0].update(rows=2),
+            f"split 'train' has 3 rows according to the manifest, 2 according to its shards, 3 according to {INDEX}",
+        ),
+        (
+            lambda m: m["splits"]["train"].update(classes=5),
+            f"split 'train' has 5 classes according to the manifest, 2 according to {INDEX}",
+        ),
     ],
     ids=["rows of a split", "rows of a shard", "classes of a split"],
-)  # fmt: skip
-def test_wrong_counts_are_found(animals: Path, edit: Callable[[dict[str, Any]], None], expected: str, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+)
+def test_wrong_counts_are_found(
+    animals: Path,
+    edit: Callable[[dict[str, Any]], None],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     edit_manifest(animals, edit)
     assert main(["verify", str(animals), "--workers", "1"]) == 1
     assert capsys.readouterr().out.splitlines()[0] == expected
@@ -179,9 +202,9 @@ def test_wrong_counts_are_found(animals: Path, edit: Callable[[dict[str, Any]], 
 def test_a_shard_with_fewer_rows_than_both_say_is_found(animals: Path, problems: Callable[[], list[str]]) -> None:
     content, _ = shard_of(ANIMALS[:2], [0, 1])
     replace(animals, SHARD, content)
-    assert problems() == [f"{SHARD} has 2 rows, the manifest says 3"]
+    assert problems() == [f"{SHARD} has 2 rows, not the manifest's 3"]
 
 
 def test_a_class_of_another_name_is_found(animals: Path, problems: Callable[[], list[str]]) -> None:
     edit_manifest(animals, lambda manifest: manifest["classes"].__setitem__(1, "wolf"))
-    assert problems() == [f"{SHARD} and the index differ in what they say of dog/1.jpg"]
+    assert problems() == [f"{DIFFERENT_ENTRIES} dog/1.jpg"]

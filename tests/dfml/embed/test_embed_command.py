@@ -1,4 +1,4 @@
-"""`python -m dfml.embed` as a user types it: the file it writes, what it says, and the sentences for what can't be used."""
+"""`python -m dfml.embed` as a user runs it: its file, output and messages for invalid input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.images import (
     sixteen_bit,
     turned_by_exif,
 )
-from tests.s3.places import new_bucket, use
+from tests.s3.locations import new_bucket, use
 from tests.s3.servers import Server
 
 IMAGES = {
@@ -46,7 +46,7 @@ IMAGES = {
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Images in nested folders, and what is none by its name."""
+    """Return a folder with images in nested folders, and files that aren't images by name."""
     root = tmp_path / "photos"
     for path, content in {**IMAGES, "notes.txt": b"", ".hidden.png": b"", "b/._cmyk.jpg": b""}.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def test_what_cannot_be_embedded_is_one_sentence(
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "bad.png").write_bytes(b"no image")
     refused(embed(best, tmp_path / "nowhere", out), capsys, "nowhere doesn't exist")
-    refused(embed(best, tmp_path / "empty", out), capsys, "empty holds no image")
+    refused(embed(best, tmp_path / "empty", out), capsys, "empty and the folders below it hold no image")
     refused(embed(best, photos / "a.png", out), capsys, "a.png is not a folder")
     refused(embed(best, tmp_path / "bad", out, "--skip-bad"), capsys, "none of the images can be decoded")
     refused(embed(photos, photos, out), capsys, "photos has no model.safetensors")
@@ -182,7 +182,7 @@ def test_what_cannot_be_embedded_is_one_sentence(
     refused(embed(best, photos, "gs://bucket/index.parquet"), capsys, "isn't supported")
     refused(embed(best, photos, out, "--batch-size", "0"), capsys, "0 is too small")
     (photos / "nothing.png").symlink_to(tmp_path / "gone.png")
-    refused(embed(best, photos, out), capsys, "nothing.png is named like an image but is no file")
+    refused(embed(best, photos, out), capsys, "nothing.png is named like an image but isn't a file")
     (photos / "nothing.png").unlink()
     Path(os.fsdecode(os.fsencode(photos) + b"/\xff.png")).write_bytes(IMAGES["a.png"])
     refused(embed(best, photos, out), capsys, "isn't UTF-8")
@@ -191,7 +191,7 @@ def test_what_cannot_be_embedded_is_one_sentence(
 
 def test_links_to_images_are_followed_and_those_to_folders_are_not(best: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "b" / "linked.png").symlink_to(photos / "a.png")
-    (photos / "b" / "round").symlink_to(photos)  # followed, it would have no end
+    (photos / "b" / "round").symlink_to(photos)  # a cycle
     root = tmp_path / "link to all"
     root.symlink_to(photos)
     assert embed(best, root, tmp_path / "index.parquet") == 0
@@ -203,16 +203,16 @@ def test_more_rows_than_a_row_group_holds_keep_their_order(tmp_path: Path) -> No
     facts = Facts(images="/images", model="best", model_sha256="0" * 64, inference="full")
     numbers = np.arange(2 * ROWS + 5, dtype=np.float32)
     parts = np.array_split(numbers, 21)
-    place = str(tmp_path / "index.parquet")
+    uri = str(tmp_path / "index.parquet")
     batches = (([str(int(i)) for i in part], np.stack([part, -part], axis=1)) for part in parts)
-    assert write_index(place, facts, 2, batches) == len(numbers)
-    with open_index(place) as index:
+    assert write_index(uri, facts, 2, batches) == len(numbers)
+    with open_index(uri) as index:
         blocks = list(index.blocks())
         assert (index.rows, index.facts) == (len(numbers), facts)
     assert max(len(paths) for paths, _ in blocks) <= ROWS
     assert [path for paths, _ in blocks for path in paths] == [str(int(i)) for i in numbers]
     assert np.array_equal(np.concatenate([block for _, block in blocks]), np.stack([numbers, -numbers], axis=1))
-    assert pq.ParquetFile(place).num_row_groups < len(parts) / 5
+    assert pq.ParquetFile(uri).num_row_groups < len(parts) / 5
 
 
 @pytest.mark.integration
@@ -220,7 +220,7 @@ def test_a_killed_run_leaves_what_was_there(best: Path, photos: Path, tmp_path: 
     out = tmp_path / "index.parquet"
     out.write_text("as it was")
     command = [sys.executable, "-m", "dfml.embed", "--model", best, "--images", photos, "--out", out]
-    for number in range(5000):  # more than can be embedded before it is seen to write
+    for number in range(5000):  # more than can be embedded before the test sees the partial file
         (photos / f"copy {number}.png").symlink_to(photos / "a.png")
     with forked.Popen([*map(str, command), "--batch-size", "1"], stderr=subprocess.PIPE) as process:
         while not list(tmp_path.glob("index.parquet.*.partial")):
@@ -239,8 +239,8 @@ def test_help_names_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
     for part in (
         "embed all images of a folder",
         "(default: 64)",
-        "as the model's recipe says",
+        "(default: the model's recipe)",
         "s3://",
-        "path (from DIR)",
+        "path (relative to DIR)",
     ):
         assert part in text

@@ -1,4 +1,4 @@
-"""`python -m dfml.export`: what is written, run by its own runtime without this project's code, against the model."""
+"""`python -m dfml.export`: the exported file, run by its own runtime, against the model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from dfml.export.parity import TOLERANCE, largest_difference, picture_like
 from dfml.factorized import factorize
 from dfml.recipe import recipe_from
 from tests.dfml.conftest import TINY
-from tests.dfml.factorized.backbones import BACKBONES, randomised
-from tests.s3.places import new_bucket, use
+from tests.dfml.factorized.backbones import BACKBONES, randomized
+from tests.s3.locations import new_bucket, use
 from tests.s3.servers import Server
 
 ENDINGS = {"onnx": "onnx", "torch-export": "pt2"}
 
 
 def saved(folder: Path, **changes: Any) -> EmbeddingModel:
-    """A model with no parameter at 0 or 1, and its folder."""
+    """Save and return a model without parameters of 0 or 1."""
     torch.manual_seed(0)
     model = build_model(recipe_from({**TINY, **changes}), class_names="abcde")
-    randomised(model)
+    randomized(model)
     save_model(folder, model, {})
     return model.eval()
 
@@ -47,7 +47,7 @@ def export(model: Path | str, out: Path | str, *more: str) -> int:
 
 
 def run_file(file: Path, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What a user without this project does: the file's output for images, and its description."""
+    """Return the file's output for images and its description, without this project's code."""
     if file.suffix == ".onnx":
         session = importlib.import_module("onnxruntime").InferenceSession(file, providers=["CPUExecutionProvider"])
         said = json.loads(session.get_modelmeta().custom_metadata_map["dfml"])
@@ -67,7 +67,7 @@ FAMILIES = {"ViT, class token": 3, "DeiT, distilled": 3, "ResNet, bottlenecks": 
 @pytest.mark.parametrize("kind", ENDINGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported_for_any_batch(kind: str, family: str, tmp_path: Path) -> None:
-    """By its full path, which is the dense timm model, whatever path the recipe embeds by."""
+    """The full path, i.e. the dense timm model, is exported, whichever path the recipe uses."""
     dense = BACKBONES[family]()
     recipe = recipe_from({**TINY, "embedding_size": 16, "inference": "routed"})
     model = EmbeddingModel(factorize(dense, FAMILIES[family]), recipe).eval()
@@ -88,10 +88,10 @@ def test_every_family_is_exported_for_any_batch(kind: str, family: str, tmp_path
 def test_a_file_says_how_to_make_of_an_image_what_the_model_makes_of_it(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a recipe whose blocks are compiled, too."""
+    """The recipe compiles its blocks, which must not affect the export."""
     model = saved(tmp_path / "best", compile=True, test_size=48, test_crop=0.8, blocks="2-3")
     file = tmp_path / f"model.{ENDINGS[kind]}"
-    with torch.compiler.set_stance("fail_on_recompile"):  # nothing is compiled, for the comparison neither
+    with torch.compiler.set_stance("fail_on_recompile"):  # nothing is compiled, not even to compare
         assert export(tmp_path / "best", file, "--format", kind) == 0
     printed = capsys.readouterr().out.splitlines()
     image = Image.effect_noise((90, 70), 80).convert("RGB")
@@ -103,12 +103,12 @@ def test_a_file_says_how_to_make_of_an_image_what_the_model_makes_of_it(
     as_said = transforms.Compose(
         [
             transforms.Resize(steps["resize_shorter_side"], transforms.InterpolationMode.BILINEAR, antialias=True),
-            transforms.CenterCrop(steps["centre_crop"]),
+            transforms.CenterCrop(steps["center_crop"]),
             transforms.Lambda(lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1) / steps["divide_by"]),
             transforms.Normalize(steps["mean"], steps["std"]),
         ]
     )
-    with torch.compiler.set_stance("force_eager"):  # compiling takes longer than all else here
+    with torch.compiler.set_stance("force_eager"):  # compiling would take most of the test's time
         expected = model.embed([image])
     torch.testing.assert_close(run_file(file, as_said(image)[None])[0], expected, rtol=0, atol=2e-5)
     assert printed[1].startswith(f"exported to {file}; largest difference from the model ")
@@ -142,10 +142,10 @@ def test_a_model_and_its_file_may_lie_on_s3(
     use(moto, monkeypatch)
     bucket = new_bucket(moto)
     storage.upload(best, f"s3://{bucket}/best")
-    place = f"s3://{bucket}/deep/model.pt2"
-    assert export(f"s3://{bucket}/best", place, "--format", "torch-export") == 0
-    assert f"exported to {place}; " in capsys.readouterr().out
-    (tmp_path / "model.pt2").write_bytes(storage.read(place))
+    uri = f"s3://{bucket}/deep/model.pt2"
+    assert export(f"s3://{bucket}/best", uri, "--format", "torch-export") == 0
+    assert f"exported to {uri}; " in capsys.readouterr().out
+    (tmp_path / "model.pt2").write_bytes(storage.read(uri))
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         expected = load(best)(images)
@@ -177,10 +177,10 @@ def test_what_looks_like_pictures_is_smooth_and_in_their_range() -> None:
 @pytest.mark.integration
 @pytest.mark.views
 def test_a_file_that_differs_from_the_model_is_not_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Weights so large that float32 can't hold what comes of them: no two ways to sum agree."""
+    """The weights are so large that float32 overflows: no two orders of summation agree."""
     torch.manual_seed(0)
     model = build_model(recipe_from(TINY))
-    randomised(model)
+    randomized(model)
     with torch.no_grad():
         model.backbone.blocks[-1].block.conv2.weight.fill_(torch.finfo(torch.float32).max)
     save_model(tmp_path / "best", model, {})
@@ -200,12 +200,11 @@ def test_a_file_that_differs_from_the_model_is_not_left(tmp_path: Path, capsys: 
 def test_a_missing_package_is_one_sentence(
     best: Path, tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # what Python itself takes for a package that can't be imported
+    monkeypatch.setitem(sys.modules, package, None)  # makes Python's import of the package fail
     assert export(best, tmp_path / "model.onnx") == 2
     said = capsys.readouterr().err
-    assert (
-        said == f"error: --format onnx needs the package {package}: pip install '.[export]' in the project's folder\n"
-    )
+    advice = "run pip install '.[export]' in the project's folder"
+    assert said == f"error: --format onnx needs the package {package}; {advice}\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,6 +236,6 @@ def test_help_names_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
         "full path as ONNX",
         "(default: onnx)",
         "(default: model.onnx or model.pt2)",
-        "L2-normalised embeddings",
+        "L2-normalized embeddings",
     ):
         assert part in text

@@ -1,4 +1,4 @@
-"""What `factorize` refuses, and that it says how to mend it."""
+"""Input that `factorize` refuses, with messages on how to fix it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dfml.errors import InvalidInput
 
 
 def test_router_count_that_does_not_divide_names_those_that_do() -> None:
-    with pytest.raises(InvalidInput, match=r"router count 5 .*12 heads.*: 1, 2, 3, 4, 6, 12$"):
+    with pytest.raises(InvalidInput, match=r"num_sub_blocks 5 .*12 heads.*: 1, 2, 3, 4, 6, 12$"):
         factorize(vit(), 5)
 
 
 def test_router_count_that_does_not_divide_an_efficientnet_names_those_that_do() -> None:
-    with pytest.raises(InvalidInput, match=r"router count 5 .*96 expanded channels.*: 1, 2, 3, 4, 6"):
+    with pytest.raises(InvalidInput, match=r"num_sub_blocks 5 .*96 expanded channels.*: 1, 2, 3, 4, 6"):
         factorize(timm.create_model("tf_efficientnet_lite0"), 5)
 
 
-@pytest.mark.parametrize("routers", [0, -1])
-def test_router_count_below_1_is_refused(routers: int) -> None:
+@pytest.mark.parametrize("num_sub_blocks", [0, -1])
+def test_fewer_than_one_sub_block_is_refused(num_sub_blocks: int) -> None:
     with pytest.raises(InvalidInput, match=r"1, 2, 3, 4, 6, 12$"):
-        factorize(vit(), routers)
+        factorize(vit(), num_sub_blocks)
 
 
 @pytest.mark.parametrize("build", [lambda: timm.create_model("test_convnext"), lambda: nn.Linear(2, 2)])

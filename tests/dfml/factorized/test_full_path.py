@@ -1,4 +1,4 @@
-"""The full path is timm's own model, whatever the router count."""
+"""The full path is timm's own model, whatever the number of sub-blocks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from backbones import BACKBONES, ROUTERS, randomised, vit
+from backbones import BACKBONES, ROUTERS, randomized, vit
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dfml import factorize
-from dfml.factorized import FactorizedBackbone, allowed_routers
+from dfml.factorized import FactorizedBackbone, allowed_sub_block_counts
 from dfml.factorized.backbone import FactorizedBlock
 from dfml.pretrained import create_backbone
 
 CASES = [
-    (name, routers)
+    (name, num_sub_blocks)
     for name, build in BACKBONES.items()
-    for routers in sorted({1, 2, 3, 4, 6}.intersection(allowed_routers(build())))
+    for num_sub_blocks in sorted({1, 2, 3, 4, 6}.intersection(allowed_sub_block_counts(build())))
 ]
 
 
@@ -29,11 +29,13 @@ def images() -> torch.Tensor:
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("name", "routers"), CASES)
+@pytest.mark.parametrize(("name", "num_sub_blocks"), CASES)
 @torch.inference_mode()
-def test_full_path_is_the_timm_model(name: str, routers: int, images: torch.Tensor) -> None:
+def test_full_path_is_the_timm_model(name: str, num_sub_blocks: int, images: torch.Tensor) -> None:
     model = BACKBONES[name]()
-    torch.testing.assert_close(factorize(model, routers).eval()(images, "full"), model(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        factorize(model, num_sub_blocks).eval()(images, "full"), model(images), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -114,36 +116,38 @@ def test_num_features_is_the_width_of_the_features(images: torch.Tensor) -> None
         assert backbone(images).shape == (3, backbone.num_features)
 
 
-def test_allowed_routers_divide_heads_and_hidden_units() -> None:
-    assert allowed_routers(vit(num_heads=6, embed_dim=48)) == [1, 2, 3, 6]
+def test_allowed_sub_block_counts_divide_heads_and_hidden_units() -> None:
+    assert allowed_sub_block_counts(vit(num_heads=6, embed_dim=48)) == [1, 2, 3, 6]
 
 
-def test_allowed_routers_divide_the_expanded_channels_of_every_block() -> None:
+def test_allowed_sub_block_counts_divide_the_expanded_channels_of_every_block() -> None:
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     widths = [block.conv_pwl.in_channels for stage in list(model.blocks)[1:] for block in stage]
-    assert allowed_routers(model) == [k for k in range(1, 97) if all(width % k == 0 for width in widths)]
+    assert allowed_sub_block_counts(model) == [k for k in range(1, 97) if all(width % k == 0 for width in widths)]
 
 
-def saved_and_loaded(model: nn.Module, routers: int, folder: Path) -> FactorizedBackbone:
-    """The factorization of `model` through a file, into one whose own parameters were all 0."""
-    state = {name: tensor.contiguous() for name, tensor in factorize(model, routers).state_dict().items()}
+def saved_and_loaded(model: nn.Module, num_sub_blocks: int, folder: Path) -> FactorizedBackbone:
+    """Save the factorization of `model`, and load it into another whose parameters are all 0."""
+    state = {name: tensor.contiguous() for name, tensor in factorize(model, num_sub_blocks).state_dict().items()}
     save_file(state, folder / "w.safetensors")
-    another = factorize(model, routers).eval()
+    another = factorize(model, num_sub_blocks).eval()
     for parameter in another.parameters():
         parameter.zero_()
     another.load_state_dict(load_file(folder / "w.safetensors"))
     return another
 
 
-@pytest.mark.parametrize(("name", "routers"), CASES)
+@pytest.mark.parametrize(("name", "num_sub_blocks"), CASES)
 @torch.inference_mode()
-def test_full_path_survives_a_save_and_a_load(name: str, routers: int, tmp_path: Path, images: torch.Tensor) -> None:
+def test_full_path_survives_a_save_and_a_load(
+    name: str, num_sub_blocks: int, tmp_path: Path, images: torch.Tensor
+) -> None:
     model = BACKBONES[name]()
-    another = saved_and_loaded(model, routers, tmp_path)
+    another = saved_and_loaded(model, num_sub_blocks, tmp_path)
     torch.testing.assert_close(another(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-# As users name them, at the size of their images.
+# timm's own models at their own image sizes.
 TIMM = (
     "vit_tiny_patch16_224",
     "vit_small_patch16_224",
@@ -168,13 +172,13 @@ TIMM = (
 def test_full_path_of_timms_models_in_their_own_size(name: str, tmp_path: Path) -> None:
     size = timm.get_pretrained_cfg(name).input_size[1]
     images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
-    # A transformer's blocks are all alike: three of them; the whole of one is in the test below.
+    # A transformer's blocks are all alike, so three are enough; the next test has a whole one.
     depth = {"depth": 3} if name.startswith(("vit_", "deit")) else {}
-    model = randomised(timm.create_model(name, num_classes=0, **depth))
-    expected, allowed = model(images), allowed_routers(model)
+    model = randomized(timm.create_model(name, num_classes=0, **depth))
+    expected, allowed = model(images), allowed_sub_block_counts(model)
     assert allowed[:2] != [1]
-    for routers in (1, max({2, 3, 4, 6}.intersection(allowed))):  # those between: small models above
-        torch.testing.assert_close(factorize(model, routers).eval()(images), expected, rtol=1e-4, atol=1e-4)
+    for num_sub_blocks in (1, max({2, 3, 4, 6}.intersection(allowed))):  # small models cover those between
+        torch.testing.assert_close(factorize(model, num_sub_blocks).eval()(images), expected, rtol=1e-4, atol=1e-4)
     another = saved_and_loaded(model, allowed[1], tmp_path)
     torch.testing.assert_close(another(images), expected, rtol=1e-4, atol=1e-4)
 
@@ -182,7 +186,7 @@ def test_full_path_of_timms_models_in_their_own_size(name: str, tmp_path: Path) 
 @pytest.mark.integration
 @torch.inference_mode()
 def test_embedding_of_a_distilled_deit_is_the_mean_of_both_class_tokens() -> None:
-    model = randomised(timm.create_model("deit_small_distilled_patch16_224", num_classes=0))
+    model = randomized(timm.create_model("deit_small_distilled_patch16_224", num_classes=0))
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     given = factorize(model, 3).eval()(images)
     torch.testing.assert_close(given, model.forward_features(images)[:, :2].mean(1), rtol=1e-4, atol=1e-4)
@@ -202,10 +206,10 @@ def test_some_blocks_may_stay_dense(name: str, blocks: list[int], images: torch.
     assert not torch.allclose(both.full, both.routed, rtol=1e-3)
 
 
-def test_allowed_routers_are_those_of_the_blocks_asked_for() -> None:
+def test_allowed_sub_block_counts_are_those_of_the_blocks_asked_for() -> None:
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    assert allowed_routers(model, [0])[-1] == 96  # 16 channels, expanded six times
-    assert max(allowed_routers(model)) == 48
+    assert allowed_sub_block_counts(model, [0])[-1] == 96  # 16 channels, expanded six times
+    assert max(allowed_sub_block_counts(model)) == 48
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -1,6 +1,6 @@
-"""The routed path and the reconstruction distance, against loops over tokens and sub-blocks written from DESIGN §2.
+"""The routed path and the reconstruction distance, against loops over tokens and sub-blocks.
 
-N tokens, C channels, H heads of width d, K sub-blocks; everything in float64, so that nothing hides in rounding.
+N tokens, C channels, H heads of width d, K sub-blocks, in float64 so that rounding hides no error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dfml import factorize
 from dfml.factorized import FactorizedBackbone
 
-VITS = [name for name in BACKBONES if name.startswith(("ViT", "DeiT")) and name != "ViT, normalised queries and keys"]
+VITS = [name for name in BACKBONES if name.startswith(("ViT", "DeiT")) and name != "ViT, normalized queries and keys"]
 CONVOLUTIONAL = {  # and K
     "EfficientNet-Lite": 3,
     "MobileNetV2": 3,
@@ -37,11 +37,11 @@ every_convolutional = pytest.mark.parametrize(
 )
 
 
-def pair(name: str, routers: int) -> tuple[nn.Module, FactorizedBackbone]:
-    """A timm model and its factorization, whose routers choose clearly and whose biases have been trained apart."""
+def pair(name: str, num_sub_blocks: int) -> tuple[nn.Module, FactorizedBackbone]:
+    """Return a timm model, and its factorization with decided routers and unequal biases."""
     torch.manual_seed(4)
     model = {**BACKBONES, "EfficientNet-Lite0": lite0}[name]().double()
-    backbone = factorize(model, routers).double().eval()
+    backbone = factorize(model, num_sub_blocks).double().eval()
     with torch.no_grad():
         for parameter_name, parameter in backbone.named_parameters():
             if parameter_name.endswith("_sum.bias"):
@@ -56,12 +56,12 @@ def pictures(count: int, side: int) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-# --- ViT -------------------------------------------------------------------------------------------------------------
+# --- ViT ------------------------------------------------------------------------------------------
 
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (centered.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
 
 
 def gamma(scale: nn.Module) -> Tensor | float:
@@ -69,13 +69,13 @@ def gamma(scale: nn.Module) -> Tensor | float:
 
 
 def attention_sub_blocks(block: nn.Module, z: Tensor, biases: Tensor) -> list[Tensor]:
-    """a_k (N, C) for each k: its heads' rows of the qkv weight, its columns of the projection; z (N, C)."""
-    attn, (tokens, width), routers = block.attn, z.shape, len(biases)
+    """Return a_k (N, C) of z (N, C) for each k, from its heads' rows of qkv and columns of proj."""
+    attn, (tokens, width), num_sub_blocks = block.attn, z.shape, len(biases)
     d = width // attn.num_heads
     found = []
-    for k in range(routers):
+    for k in range(num_sub_blocks):
         outputs = []
-        for head in range(k * attn.num_heads // routers, (k + 1) * attn.num_heads // routers):
+        for head in range(k * attn.num_heads // num_sub_blocks, (k + 1) * attn.num_heads // num_sub_blocks):
             q, key, v = (
                 F.linear(
                     z,
@@ -89,17 +89,17 @@ def attention_sub_blocks(block: nn.Module, z: Tensor, biases: Tensor) -> list[Te
                 weight = torch.exp(torch.stack([q[n] @ key[m] for m in range(tokens)]) / math.sqrt(d))
                 o[n] = sum(weight[m] / weight.sum() * v[m] for m in range(tokens))
             outputs.append(o)
-        part = slice(k * width // routers, (k + 1) * width // routers)
+        part = slice(k * width // num_sub_blocks, (k + 1) * width // num_sub_blocks)
         found.append(gamma(block.ls1) * (torch.cat(outputs, 1) @ attn.proj.weight[:, part].T + biases[k]))
     return found
 
 
 def mlp_sub_blocks(block: nn.Module, z: Tensor, biases: Tensor) -> list[Tensor]:
-    """m_k (N, C) for each k: its hidden units' rows of the first weight, and columns of the second."""
-    mlp, routers, found = block.mlp, len(biases), []
+    """Return m_k (N, C) for each k, from its hidden units' rows of fc1 and columns of fc2."""
+    mlp, num_sub_blocks, found = block.mlp, len(biases), []
     hidden = mlp.fc2.in_features
-    for k in range(routers):
-        part = slice(k * hidden // routers, (k + 1) * hidden // routers)
+    for k in range(num_sub_blocks):
+        part = slice(k * hidden // num_sub_blocks, (k + 1) * hidden // num_sub_blocks)
         h = F.linear(z, mlp.fc1.weight[part], None if mlp.fc1.bias is None else mlp.fc1.bias[part])
         h = 0.5 * h * (1 + torch.erf(h / math.sqrt(2)))
         found.append(gamma(block.ls2) * (h @ mlp.fc2.weight[:, part].T + biases[k]))
@@ -107,20 +107,20 @@ def mlp_sub_blocks(block: nn.Module, z: Tensor, biases: Tensor) -> list[Tensor]:
 
 
 def tokens_of(model: nn.Module, image: Tensor) -> Tensor:
-    """timm's own stem: the (N, C) tokens that enter the first block."""
+    """Return the tokens (N, C) that enter the first block, from timm's own stem."""
     return model._pos_embed(model.patch_embed(image[None]))[0]
 
 
 def add_chosen(x: Tensor, sub_blocks: list[Tensor], logits: Tensor) -> Tensor:
-    """Every token plus what the one sub-block that its router chose gives for it."""
+    """A token receives only the output of the sub-block that its router chose."""
     return torch.stack([x[n] + sub_blocks[int(logits[n].argmax())][n] for n in range(len(x))])
 
 
-@pytest.mark.parametrize("routers", [1, 3])
+@pytest.mark.parametrize("num_sub_blocks", [1, 3])
 @pytest.mark.parametrize("name", VITS)
 @torch.inference_mode()
-def test_routed_vit_is_a_loop_over_tokens_and_sub_blocks(name: str, routers: int) -> None:
-    model, backbone = pair(name, routers)
+def test_routed_vit_is_a_loop_over_tokens_and_sub_blocks(name: str, num_sub_blocks: int) -> None:
+    model, backbone = pair(name, num_sub_blocks)
     images = pictures(2, 32)
     expected, chosen = [], set()
     for image in images:
@@ -130,14 +130,14 @@ def test_routed_vit_is_a_loop_over_tokens_and_sub_blocks(name: str, routers: int
             logits = z @ factorized.attn_router.weight.T  # the attention's router reads LN1(x)
             x = add_chosen(x, attention_sub_blocks(block, z, factorized.attn_sum.bias), logits)
             chosen |= set(logits.argmax(1).tolist())
-            logits = x @ factorized.mlp_router.weight.T  # the MLP's reads the stream, not normalised
+            logits = x @ factorized.mlp_router.weight.T  # the MLP's reads the stream, not normalized
             x = add_chosen(x, mlp_sub_blocks(block, layer_norm(x, block.norm2), factorized.mlp_sum.bias), logits)
         expected.append(model.forward_head(model.norm(x[None]), pre_logits=True)[0])
-    assert chosen == set(range(routers))  # else the test would say little
+    assert chosen == set(range(num_sub_blocks))  # else the test would prove little
     torch.testing.assert_close(backbone(images, "routed"), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
-# --- Convolutional families ------------------------------------------------------------------------------------------
+# --- Convolutional families -----------------------------------------------------------------------
 
 
 def batch_norm(h: Tensor, bn: nn.BatchNorm2d, part: slice = slice(None)) -> Tensor:
@@ -148,7 +148,7 @@ def batch_norm(h: Tensor, bn: nn.BatchNorm2d, part: slice = slice(None)) -> Tens
 
 
 def convolved(x: Tensor, conv: nn.Conv2d, out: slice = slice(None), into: slice = slice(None)) -> Tensor:
-    """Output channels `out` of a convolution that reads its input channels `into` only, which are all that x has."""
+    """Return the output channels `out` of a convolution of x, its input channels `into`."""
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
     before = after = padding
     if isinstance(conv, Conv2dSame):  # TensorFlow's: ceil(side / stride) outputs, the odd pixel of padding at the end
@@ -159,13 +159,13 @@ def convolved(x: Tensor, conv: nn.Conv2d, out: slice = slice(None), into: slice 
     return F.conv2d(F.pad(x, (before, after) * 2), weight, stride=stride, groups=groups)
 
 
-def projected_sub_blocks(block: nn.Module, x: Tensor, routers: int) -> list[Tensor]:
-    """W_k h_k (1, C, H, W) for each k, before the last batch norm."""
+def projected_sub_blocks(block: nn.Module, x: Tensor, num_sub_blocks: int) -> list[Tensor]:
+    """Return W_k h_k (1, C, H, W) for each k, before the last batch norm."""
     last = last_of(block)[0]
     hidden = last.in_channels
     found = []
-    for k in range(routers):
-        part = slice(k * hidden // routers, (k + 1) * hidden // routers)
+    for k in range(num_sub_blocks):
+        part = slice(k * hidden // num_sub_blocks, (k + 1) * hidden // num_sub_blocks)
         if isinstance(block, InvertedResidual):
             h = batch_norm(convolved(x, block.conv_pw, part), block.bn1, part).clamp(0, 6)
             h = batch_norm(convolved(h, block.conv_dw, part), block.bn2, part).clamp(0, 6)
@@ -192,7 +192,7 @@ def finished(block: nn.Module, y: Tensor, x: Tensor) -> Tensor:
 
 
 def cut(model: nn.Module, image: Tensor) -> tuple[Tensor, list[nn.Module]]:
-    """What enters the first factorized block, and timm's blocks from there on."""
+    """Return the input of the first factorized block, and timm's blocks from there on."""
     if isinstance(model, ResNet):
         x = model.maxpool(batch_norm(convolved(image[None], model.conv1), model.bn1).clamp(min=0))
         return x, [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
@@ -204,11 +204,11 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
     return (x if isinstance(model, ResNet) else model.bn2(model.conv_head(x))).mean((2, 3))[0]
 
 
-@pytest.mark.parametrize("routers", ["one", "several"])
+@pytest.mark.parametrize("num_sub_blocks", ["one", "several"])
 @every_convolutional
 @torch.inference_mode()
-def test_routed_convolutional_backbone_is_a_loop_over_images_and_sub_blocks(name: str, routers: str) -> None:
-    count = 1 if routers == "one" else CONVOLUTIONAL[name]
+def test_routed_convolutional_backbone_is_a_loop_over_images_and_sub_blocks(name: str, num_sub_blocks: str) -> None:
+    count = 1 if num_sub_blocks == "one" else CONVOLUTIONAL[name]
     model, backbone = pair(name, count)
     images = pictures(8, 64)
     expected, chosen = [], set()
@@ -219,21 +219,21 @@ def test_routed_convolutional_backbone_is_a_loop_over_images_and_sub_blocks(name
             chosen.add(k)
             x = finished(block, batch_norm(projected_sub_blocks(block, x, count)[k], last_of(block)[1]), x)
         expected.append(features(model, x))
-    assert len(chosen) >= min(count, 3)  # else the test would say little
+    assert len(chosen) >= min(count, 3)  # else the test would prove little
     torch.testing.assert_close(backbone(images, "routed"), torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
-# --- Reconstruction distance -----------------------------------------------------------------------------------------
+# --- Reconstruction distance ----------------------------------------------------------------------
 
 
 def straight_through(z: Tensor, weight: Tensor) -> Tensor:
-    """onehot(argmax p) forward, p backward, on a detached input."""
+    """Return onehot(argmax p), with the gradient of p, on a detached input."""
     p = torch.softmax(z.detach() @ weight.T, dim=-1)
     return (torch.eye(len(weight), dtype=p.dtype)[p.argmax(-1)] - p).detach() + p
 
 
 def reconstructed(stream: Tensor, r: Tensor, sub_blocks: list[Tensor]) -> Tensor:
-    """x̂ = sg(stream) + Σ_k r_k sg(a_k); r (N, K)."""
+    """Return x̂ = sg(stream) + Σ_k r_k sg(a_k) for r (N, K)."""
     return stream.detach() + sum(r[..., k, None] * a.detach() for k, a in enumerate(sub_blocks))
 
 
@@ -259,7 +259,7 @@ def vit_distance(model: nn.Module, backbone: FactorizedBackbone, images: Tensor)
 
 
 def convolutional_distance(model: nn.Module, backbone: FactorizedBackbone, images: Tensor) -> Tensor:
-    """The tokens of a convolutional stream are its positions: the norm is taken over the channels at each."""
+    """The tokens of a convolutional stream are its positions: norms are taken over channels."""
     total = torch.zeros((), dtype=torch.float64)
     for image in images:
         x, blocks = cut(model, image)
@@ -267,7 +267,7 @@ def convolutional_distance(model: nn.Module, backbone: FactorizedBackbone, image
         for block, factorized in zip(blocks, backbone.blocks, strict=True):
             full = block(full).detach()
             r = straight_through(routed.mean((2, 3))[0], factorized.router.weight)  # (K,)
-            parts = projected_sub_blocks(block, routed, backbone.routers)
+            parts = projected_sub_blocks(block, routed, backbone.num_sub_blocks)
             summed = sum(r[k] * part.detach() for k, part in enumerate(parts))
             bn = last_of(block)[1]
             y = (summed - bn.running_mean[:, None, None]) * (bn.weight / (bn.running_var + bn.eps).sqrt()).detach()[
@@ -318,14 +318,14 @@ def test_distance_has_a_gradient_where_both_streams_are_equal() -> None:
 
 
 def weighted(r: Tensor, sub_blocks: list[Tensor], sparse: bool) -> Tensor:
-    """Σ_k r_k a_k; sparse training's r has no gradient where it is 0."""
+    """Return Σ_k r_k a_k; in sparse training, a zero r_k has no gradient."""
     if sparse:
         r = torch.where(r.detach().round().bool(), r, r.detach())
     return sum(r[:, k, None] * a for k, a in enumerate(sub_blocks))
 
 
 def softmax_choice(logits: Tensor) -> Tensor:
-    """onehot(argmax p) forward, p backward; unlike `straight_through` the input isn't detached: the task loss flows on."""
+    """Return onehot(argmax p), with the gradient of p; `straight_through` without detaching z."""
     p = torch.softmax(logits, dim=-1)
     return (torch.eye(p.shape[-1], dtype=p.dtype)[p.argmax(-1)] - p).detach() + p
 
@@ -333,7 +333,7 @@ def softmax_choice(logits: Tensor) -> Tensor:
 @pytest.mark.parametrize("sparse", [False, True], ids=["exact", "sparse"])
 @pytest.mark.parametrize("name", VITS)
 def test_gradients_of_a_task_loss_through_a_routed_vit_block(name: str, sparse: bool) -> None:
-    """Against autograd on explicit sub-blocks: stream, routers, biases, and all weights before the sums."""
+    """Compare the gradients of stream, routers, biases and earlier weights with autograd's."""
     model, backbone = pair(name, 3)
     x = tokens_of(model, pictures(1, 32)[0]).detach().requires_grad_()
     block, factorized = model.blocks[0], backbone.blocks[0]
@@ -362,15 +362,15 @@ def test_gradients_of_a_task_loss_through_a_routed_vit_block(name: str, sparse: 
 @pytest.mark.parametrize("sparse", [False, True], ids=["exact", "sparse"])
 @every_convolutional
 def test_gradients_of_a_task_loss_through_a_routed_convolutional_block(name: str, sparse: bool) -> None:
-    routers = CONVOLUTIONAL[name]
-    model, backbone = pair(name, routers)
+    num_sub_blocks = CONVOLUTIONAL[name]
+    model, backbone = pair(name, num_sub_blocks)
     inputs = [cut(model, image) for image in pictures(5, 64)]
     x = torch.cat([entering for entering, _ in inputs]).detach().requires_grad_()
     block, factorized = inputs[0][1][0], backbone.blocks[0]
     r = softmax_choice(x.mean((2, 3)) @ factorized.router.weight.T)  # (B, K)
     if sparse:
         r = torch.where(r.detach().round().bool(), r, r.detach())
-    parts = projected_sub_blocks(block, x, routers)
+    parts = projected_sub_blocks(block, x, num_sub_blocks)
     y = batch_norm(sum(r[:, k, None, None, None] * part for k, part in enumerate(parts)), last_of(block)[1])
     out = finished(block, y, x)
     slopes = torch.randn(out.shape, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
@@ -386,7 +386,7 @@ def test_gradients_of_a_task_loss_through_a_routed_convolutional_block(name: str
 
 @pytest.mark.parametrize("build", [lite, lite0])
 def test_lite_has_blocks_with_and_without_a_skip_and_with_a_stride(build: Callable[[], nn.Module]) -> None:
-    """What the EfficientNet tests above rely on."""
+    """The EfficientNet tests above rely on this."""
     blocks = cut(build(), torch.zeros(3, 64, 64))[1]
     assert {block.has_skip for block in blocks} == {True, False}
     assert {block.conv_dw.stride[0] for block in blocks} == {1, 2}

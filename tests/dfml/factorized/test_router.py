@@ -1,4 +1,4 @@
-"""The router: the sub-block of the largest logit, the softmax's gradient, and rows rearranged by sub-block."""
+"""The router: the choice by the largest logit, the softmax's gradient, and rows by sub-block."""
 
 from __future__ import annotations
 

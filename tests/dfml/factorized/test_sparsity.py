@@ -1,4 +1,4 @@
-"""What the routed path spares: sub-blocks that nothing goes through, and the FLOPs of those not chosen."""
+"""The routed path skips empty sub-blocks, and saves the FLOPs of sub-blocks not chosen."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dfml import factorize
 @pytest.mark.parametrize("sparse", [False, True], ids=["exact", "sparse"])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_sub_blocks_that_nothing_goes_through_have_gradient_0(name: str, sparse: bool, precision: torch.dtype) -> None:
-    """All routers collapsed: every tie goes to the first sub-block. The others' parameters still wait for no one."""
+    """All ties go to the first sub-block; the parameters of the others still get gradients."""
     backbone = factorize(BACKBONES[name](), ROUTERS[name])
     backbone.sparse = sparse
-    for router in backbone.all_routers():
+    for router in backbone.routers():
         nn.init.zeros_(router.weight)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         both = backbone(torch.randn(2, 3, 32, 32), "both")
@@ -37,7 +37,7 @@ def test_sub_blocks_that_nothing_goes_through_have_gradient_0(name: str, sparse:
 @pytest.mark.integration
 @torch.inference_mode()
 def test_routed_inference_takes_less_than_45_percent_of_the_flops() -> None:
-    """ViT-S at 224 px, K = 3, by torch's counter; attention counted as its two products."""
+    """ViT-S at 224 px, K = 3, by torch's counter, with attention as its two matrix products."""
     torch.manual_seed(0)
     model = timm.create_model("vit_small_patch16_224", num_classes=0).eval()
     backbone, images = factorize(model, 3).eval(), torch.randn(2, 3, 224, 224)

@@ -46,7 +46,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def proxy_nca(e: Tensor, proxies: Tensor) -> float:
-    """ProxyNCA++ (Teh et al., 2020): −log of a softmax over −9 times squared distances to all proxies."""
+    """ProxyNCA++ (Teh et al., 2020): −log of a softmax over −9 times squared proxy distances."""
     p = F.normalize(proxies, dim=1)
     found = []
     for i, label in enumerate(LABELS):
@@ -56,7 +56,7 @@ def proxy_nca(e: Tensor, proxies: Tensor) -> float:
 
 
 def ms(e: Tensor) -> float:
-    """Multi-Similarity (Wang et al., CVPR 2019, equations 11, 12 and 15): α 2, β 50, λ 0.5, ε 0.1."""
+    """Multi-Similarity (Wang et al., CVPR 2019, equations 11, 12, 15): α 2, β 50, λ 0.5, ε 0.1."""
     s = (e @ e.T).tolist()
     found = []
     for i in range(len(LABELS)):
@@ -71,14 +71,14 @@ def ms(e: Tensor) -> float:
 
 
 def contrastive(e: Tensor, margin: float = 0.5) -> float:
-    """Hadsell et al., 2006, without the squares: the mean of what isn't 0 over like pairs, and over unlike pairs."""
+    """Hadsell et al., 2006, without squares: means of nonzero terms of like and unlike pairs."""
     like = [distance(e[i], e[j]) for i in range(len(LABELS)) for j in positives(i)]
     unlike = [margin - distance(e[i], e[j]) for i in range(len(LABELS)) for j in negatives(i)]
     return sum(float(np.mean([x for x in xs if x > 0])) if any(x > 0 for x in xs) else 0.0 for xs in (like, unlike))
 
 
 def triplet(e: Tensor, margin: float = 0.2) -> float:
-    """Schroff et al., CVPR 2015: semi-hard triplets, the negative farther than the positive but within the margin."""
+    """Schroff et al., CVPR 2015: negatives farther than the positive, but within the margin."""
     found = []
     for a in range(len(LABELS)):
         for p, n in itertools.product(positives(a), negatives(a)):
@@ -104,7 +104,7 @@ def npair(e: Tensor) -> float:
 
 
 def ntxent(e: Tensor) -> float:
-    """Chen et al., 2020 (equation 1), for every like pair; the denominator has this pair and all unlike; temperature 0.07."""
+    """Chen et al., 2020 (equation 1): per like pair, over it and all unlike; temperature 0.07."""
     s = (e @ e.T / 0.07).tolist()
     return float(
         np.mean(
@@ -157,7 +157,7 @@ def test_margin_of_the_recipe_counts(name: str, formula: Callable[..., float]) -
 
 
 def test_margin_loss_is_the_mean_over_triplets_that_could_be_drawn() -> None:
-    """Wu et al., ICCV 2017, β 1.2 a class: some choice of one triplet or more an anchor gives the value."""
+    """Wu et al., ICCV 2017, β = 1.2 per class: some triplets of each anchor give the value."""
     loss = built("margin")
     e = embeddings()
     value = float(loss(e, torch.tensor(LABELS)))
@@ -178,13 +178,15 @@ def test_what_a_miner_draws_depends_on_the_batch_alone() -> None:
     np.random.seed(99)
     state = torch.get_rng_state()
     assert float(loss(embeddings(), torch.tensor(LABELS))) == first
-    assert torch.equal(torch.get_rng_state(), state)  # nor does it disturb what others draw
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator isn't disturbed
 
 
 @pytest.mark.parametrize("name", get_args(MetricLossName))
 def test_every_parameter_and_the_embeddings_have_a_gradient_even_where_the_loss_is_0(name: str) -> None:
     loss = built(name)
-    apart = F.normalize(torch.eye(WIDTH, dtype=torch.float64)[[0, 1, 2]], dim=1).requires_grad_()  # no two of a class
+    apart = F.normalize(
+        torch.eye(WIDTH, dtype=torch.float64)[[0, 1, 2]], dim=1
+    ).requires_grad_()  # no two images of one class
     value = loss(apart, torch.tensor([0, 1, 2]))
     value.backward()
     assert math.isfinite(float(value.detach()))
@@ -215,7 +217,7 @@ def test_names_of_the_publication_are_known(published: str) -> None:
 
 
 def test_unknown_loss_is_refused_with_those_known() -> None:
-    with pytest.raises(InvalidInput, match=r"unknown loss 'Hinge': name one of proxy_anchor, .*supcon"):
+    with pytest.raises(InvalidInput, match=r"unknown loss 'Hinge'; name one of proxy_anchor, .*supcon"):
         loss_name("Hinge")
 
 

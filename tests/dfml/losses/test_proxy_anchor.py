@@ -24,7 +24,7 @@ def reference(loss: ProxyAnchor) -> ProxyAnchorLoss:
 
 
 def batch(labels: list[int]) -> tuple[Tensor, Tensor]:
-    """Features, not normalised, and labels."""
+    """Return unnormalized features, and labels."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(len(labels), WIDTH, generator=generator, dtype=torch.float64)
     return features.requires_grad_(), torch.tensor(labels)
@@ -53,7 +53,7 @@ def test_value_and_gradients_are_those_of_pytorch_metric_learning(
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_finite_where_all_images_lie_on_or_opposite_a_proxy(sign: float) -> None:
-    """In float32 at alpha 32 and beyond, where a plain exp overflows for many images."""
+    """In float32, a plain exp of many images overflows at alpha 32 and above."""
     loss = ProxyAnchor(4, WIDTH, alpha=128.0, margin=0.5)
     embeddings = sign * F.normalize(loss.proxies.detach(), dim=1)[[0] * 64]
     embeddings.requires_grad_()

@@ -17,7 +17,7 @@ from dfml.metrics import clustering_metrics, retrieval, retrieval_metrics
 from dfml.metrics.clustering import k_means, pairwise_f1
 
 N, WIDTH, CLASSES = 1500, 64, 250
-QUERIES = 500  # of the N, where the rest are a gallery
+QUERIES = 500  # of the N images; the others are the gallery
 NAMES = {"recall_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_r": "mean_average_precision_at_r"}
 
 
@@ -28,13 +28,13 @@ NAMES = {"recall_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_
     ]
 )
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with so few images as here, and as with so many that most blocks hold nothing of interest."""
+    """Set the block size: as for few images, and as for so many that most blocks are skipped."""
     monkeypatch.setattr(retrieval, "BLOCK", request.param)
 
 
 @functools.cache
 def labels() -> Tensor:
-    """Classes of very different sizes, some of one image."""
+    """Return classes of very different sizes, some with one image."""
     rng = np.random.default_rng(0)
     return torch.from_numpy(rng.zipf(1.3, 3 * N)[:N] % CLASSES)
 
@@ -42,18 +42,18 @@ def labels() -> Tensor:
 @functools.cache
 def smooth() -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    centres = torch.randn(CLASSES, WIDTH, generator=generator)
-    return F.normalize(centres[labels()] + 1.5 * torch.randn(N, WIDTH, generator=generator), dim=1)
+    centers = torch.randn(CLASSES, WIDTH, generator=generator)
+    return F.normalize(centers[labels()] + 1.5 * torch.randn(N, WIDTH, generator=generator), dim=1)
 
 
 @functools.cache
 def quantised() -> Tensor:
-    """Signs over 8: every cosine is a multiple of 1/32 without rounding, so that most neighbours are tied."""
+    """Return signs over 8: cosines are exact multiples of 1/32, so that most neighbors are tied."""
     return smooth().sign() / 8
 
 
 def stable_search(query: Tensor, k: int, reference: Tensor, ref_includes_query: bool) -> tuple[Tensor, Tensor]:
-    """Neighbours for the library's calculator, by a full stable sort: of equals the lower index is nearer."""
+    """Find neighbors for the library's calculator by a full stable sort; ties go by lower index."""
     cosine = query.double() @ reference.double().T
     if ref_includes_query:
         cosine.fill_diagonal_(-torch.inf)
@@ -63,7 +63,7 @@ def stable_search(query: Tensor, k: int, reference: Tensor, ref_includes_query: 
 
 @functools.cache
 def full_sort(embeddings: Callable[[], Tensor]) -> Tensor:
-    """Each image's other images, the nearest first, (N, N - 1)."""
+    """Return each image's other images, the nearest first, (N, N - 1)."""
     return stable_search(embeddings(), N - 1, embeddings(), ref_includes_query=True)[1]
 
 
@@ -114,7 +114,7 @@ def test_query_and_gallery_are_those_of_pytorch_metric_learning(embeddings) -> N
 
 @pytest.mark.usefixtures("block")
 def test_collapsed_embeddings_score_no_better_than_their_order() -> None:
-    """All images equal: everyone's nearest is the first other image."""
+    """If all images are equal, the nearest of each is the first other image."""
     y = labels()
     given = retrieval_metrics(torch.ones(N, 4) / 2, y)
     others = (torch.bincount(y)[y] > 1).nonzero().flatten()

@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfml.errors import InvalidInput
-from dfml.metrics import nearest, places_of_first_right, retrieval, retrieval_metrics
+from dfml.metrics import nearest, rank_of_first_match, retrieval, retrieval_metrics
 
 
 def points(sizes: list[int], seed: int) -> tuple[Tensor, Tensor]:
-    """Loose clusters of the given sizes, in random order; labels with gaps."""
+    """Return loose clusters of the given sizes, in random order, and labels with gaps."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.repeat_interleave(torch.arange(len(sizes)) * 3 + 5, torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=generator)]
-    centres = torch.randn(int(labels.max()) + 1, 12, generator=generator)
-    return F.normalize(centres[labels] + 1.5 * torch.randn(len(labels), 12, generator=generator), dim=1), labels
+    centers = torch.randn(int(labels.max()) + 1, 12, generator=generator)
+    return F.normalize(centers[labels] + 1.5 * torch.randn(len(labels), 12, generator=generator), dim=1), labels
 
 
 @pytest.fixture(autouse=True, params=[1, 2, retrieval.BLOCK])
@@ -35,14 +35,14 @@ UNEQUAL = [2, 3, 4, 7, 12, 20, 2, 5]
 def test_equal_to_pytorch_metric_learning(
     sizes: list[int], chunk: int, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    monkeypatch.setattr(retrieval, "QUERIES_PER_CHUNK", chunk)
     embeddings, labels = points(sizes, seed)
     calculator = AccuracyCalculator(
         include=("precision_at_1", "r_precision", "mean_average_precision_at_r"), k="max_bin_count"
     )
     truth = calculator.get_accuracy(embeddings, labels)
     given = retrieval_metrics(embeddings, labels)
-    assert 0.1 < truth["precision_at_1"] < 0.9  # else equality would say little
+    assert 0.1 < truth["precision_at_1"] < 0.9  # else equality would prove little
     assert given["recall_at_1"] == pytest.approx(truth["precision_at_1"])
     assert given["r_precision"] == pytest.approx(truth["r_precision"])
     assert given["map_at_r"] == pytest.approx(truth["mean_average_precision_at_r"])
@@ -50,7 +50,7 @@ def test_equal_to_pytorch_metric_learning(
 
 @pytest.mark.parametrize("chunk", [7, 1024])
 def test_recall_is_that_of_a_loop_over_queries(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    monkeypatch.setattr(retrieval, "QUERIES_PER_CHUNK", chunk)
     embeddings, labels = points([*UNEQUAL, 1, 1], seed=5)
     given = retrieval_metrics(embeddings, labels, recall_at=(1, 2, 5, 10))
     found: dict[int, list[bool]] = {1: [], 2: [], 5: [], 10: []}
@@ -86,7 +86,7 @@ def test_fewer_images_than_k() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 1024])
 def test_nearest_finds_the_others_most_similar_first(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    monkeypatch.setattr(retrieval, "QUERIES_PER_CHUNK", chunk)
     angles = torch.tensor([0.0, 1.0, 0.3, 0.1])
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
     indices, cosines = nearest(embeddings, 3, queries=torch.tensor([0, 1]))
@@ -110,9 +110,9 @@ def test_the_place_of_the_first_right_image_is_that_of_a_full_sort(alone: bool) 
     expected = []
     for query in queries.tolist():
         order = [i for i in cosine[query].argsort(descending=True).tolist() if not (alone and i == query)]
-        hits = [place for place, i in enumerate(order) if in_gallery[i] == labels[query]]
+        hits = [rank for rank, i in enumerate(order) if in_gallery[i] == labels[query]]
         expected.append(hits[0] if hits else -1)
-    given = places_of_first_right(embeddings, labels, queries, *(() if alone else (gallery, in_gallery)))
+    given = rank_of_first_match(embeddings, labels, queries, *(() if alone else (gallery, in_gallery)))
     assert given.tolist() == expected
     assert max(expected) > 10
     assert -1 in expected or alone

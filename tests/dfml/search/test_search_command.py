@@ -1,4 +1,4 @@
-"""`python -m dfml.search` as a user types it: the ranking against a loop in numpy, the picture, and the sentences for what can't be used."""
+"""`python -m dfml.search` as a user runs it: ranking (against a loop), picture and messages."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dfml.search.__main__ import main
 from dfml.search.nearest import nearest_in
 from dfml.search.picture import ITSELF, LOOK, QUERY
 from tests.dfml.conftest import TINY, drawn_images
-from tests.s3.places import client_of, new_bucket, use
+from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 images of 4 classes, in a folder each."""
+    """Return a folder with 12 images of 4 classes, one folder per class."""
     root = tmp_path_factory.mktemp("search") / "photos"
     for row in drawn_images("some", classes=4, images=3, seed=3):
         (root / row.path).parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def index(best: Path, photos: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def query(photos: Path) -> Path:
-    """Like one of the images, but none of them."""
+    """Return an image that resembles one of the index but isn't in it."""
     file = photos.parent / "query [1].png"
     with Image.open(photos / "some" / "2" / "1.png") as image:
         image.resize((50, 50)).save(file)
@@ -64,13 +64,13 @@ def refused(code: int, capsys: pytest.CaptureFixture[str], *parts: str) -> None:
 
 
 def rows_of(printed: str) -> list[tuple[int, float, str]]:
-    """Rank, cosine and path of all tables."""
+    """Return rank, cosine and path of all rows of all tables."""
     found = re.findall(r"│ +(\d+) │ +(-?\d\.\d{3}) │ (.*?) +│", printed)
     return [(int(rank), float(cosine), path) for rank, cosine, path in found]
 
 
 def framed(picture: Image.Image, line: int, column: int, lines: int) -> tuple[int, ...]:
-    """The colour of a cell's upper left corner; `lines` of caption below each."""
+    """Return the color of a cell's upper left corner; each cell has `lines` lines of caption."""
     x = LOOK.gap + column * (LOOK.side + LOOK.gap) + LOOK.apart * (column > 0)
     y = LOOK.gap + line * (LOOK.side + LOOK.caption(lines) + LOOK.gap)
     pixel = picture.getpixel((x, y))
@@ -78,8 +78,8 @@ def framed(picture: Image.Image, line: int, column: int, lines: int) -> tuple[in
     return pixel
 
 
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(color[1:]))
 
 
 def test_it_prints_the_nearest_as_a_loop_finds_them_and_draws_them(
@@ -104,7 +104,7 @@ def test_it_prints_the_nearest_as_a_loop_finds_them_and_draws_them(
     assert [(rank, pytest.approx(cosine, abs=6e-4)) for rank, cosine, _ in found] == [(r, c) for r, c, _ in expected]
     assert found[5][:2] == (1, 1.0)
     assert "query [1].png" in printed
-    assert f"2 image(s) looked for among 12 (full path); drawn to {out}" in printed
+    assert f"2 image(s) searched for among 12 (full path); drawn to {out}" in printed
     with Image.open(out) as picture:
         assert framed(picture, 0, 0, 3) == framed(picture, 1, 0, 3) == rgb(QUERY)
         assert framed(picture, 1, 1, 3) == rgb(ITSELF) != framed(picture, 0, 1, 3)
@@ -115,7 +115,7 @@ def test_it_prints_the_nearest_as_a_loop_finds_them_and_draws_them(
 def test_ranking_in_blocks_is_that_of_a_loop_over_all(block: int, top: int) -> None:
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(1000, 8)).astype(np.float32)
-    embeddings[500:] = embeddings[:500]  # equals, which may come in any order, but none twice
+    embeddings[500:] = embeddings[:500]  # ties: any order is right, but no image may occur twice
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     queries = torch.from_numpy(embeddings[[3, 700]] + 0.1)
     blocks = [
@@ -162,7 +162,7 @@ def test_images_that_moved_are_found_with_their_new_folder_and_those_gone_are_dr
     for other in pictures[1:]:
         differs = np.nonzero((other != pictures[0]).any(axis=(0, 2)))[0]
         assert first <= differs.min() <= differs.max() < first + LOOK.side
-        assert len(np.unique(other[LOOK.gap + 20, first + 10 : first + LOOK.side - 10])) == 3  # one colour
+        assert len(np.unique(other[LOOK.gap + 20, first + 10 : first + LOOK.side - 10])) == 3  # one color
 
 
 def test_another_model_is_refused(
@@ -201,8 +201,9 @@ def test_what_cannot_be_searched_is_one_sentence(
     newer = {**table.schema.metadata, b"dfml.format_version": b"2"}
     pq.write_table(table.replace_schema_metadata(newer), tmp_path / "newer.parquet")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    refused(search(best, tmp_path / "plain.parquet", out, "--query", query), capsys, "doesn't say which model made it")
-    refused(search(best, tmp_path / "newer.parquet", out, "--query", query), capsys, "is of format 2")
+    reason = "doesn't record which model made it"
+    refused(search(best, tmp_path / "plain.parquet", out, "--query", query), capsys, reason)
+    refused(search(best, tmp_path / "newer.parquet", out, "--query", query), capsys, "has format 2")
     refused(search(best, tmp_path / "no.parquet", out, "--query", query), capsys, "no.parquet doesn't exist")
     refused(search(best, tmp_path, out, "--query", query), capsys, "is a folder")
     refused(search(best, index, out, "--query", tmp_path / "no.png"), capsys, "no.png can't be read")
@@ -226,8 +227,8 @@ def test_index_and_picture_may_lie_on_s3(
     bucket = new_bucket(moto)
     client_of(moto).put_object(Bucket=bucket, Key="i/index.parquet", Body=index.read_bytes())
     tables = []
-    for place, out in ((index, tmp_path / "a.png"), (f"s3://{bucket}/i/index.parquet", f"s3://{bucket}/found.png")):
-        assert search(best, place, out, "--query", query) == 0
+    for uri, out in ((index, tmp_path / "a.png"), (f"s3://{bucket}/i/index.parquet", f"s3://{bucket}/found.png")):
+        assert search(best, uri, out, "--query", query) == 0
         tables.append(rows_of(capsys.readouterr().out))
     assert len(tables[0]) == 10
     assert tables[0] == tables[1]
@@ -240,5 +241,10 @@ def test_help_names_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
         main(["--help"])
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for part in ("find the images of an index", "(default: 10)", "(default: search.png)", "where they were embedded"):
+    for part in (
+        "the images of an index",
+        "(default: 10)",
+        "(default: search.png)",
+        "(default: the folder from which they were embedded)",
+    ):
         assert part in text

@@ -1,7 +1,8 @@
-"""Read by each Python that starts with this folder in its PYTHONPATH.
+"""Start code of each Python that has this folder in its PYTHONPATH.
 
-One that is to become a worker of Ray's, or a rank of torchrun's, becomes a mere stand-in: it has the server fork the worker, passes on
-the signals that it gets, and ends as the worker does, or the worker with it.
+A process that would become a worker of Ray or a rank of torchrun becomes a stand-in instead: the
+server forks the worker, and the stand-in forwards signals to it and ends with the same exit code;
+if the stand-in is killed, the worker is killed too.
 """
 
 import os
@@ -16,7 +17,8 @@ def _stand_in(folder: str) -> None:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         server.connect(f"{folder}/socket")
-    except OSError:  # the test process has ended: an ordinary worker
+    # The test process has ended: become an ordinary worker.
+    except OSError:
         return
     environment = {name: value for name, value in os.environ.items() if name != "DFML_FORKED"}
     request = {"command": sys.orig_argv[1:], "cwd": os.getcwd(), "environment": environment, "stands_for": os.getpid()}
@@ -32,7 +34,9 @@ def _stand_in(folder: str) -> None:
 
 
 _WORDS = sys.orig_argv[1:]
-_WORKER = any(word.endswith("/workers/default_worker.py") for word in _WORDS[:4])  # of Ray's
-_RANK = "LOCAL_RANK" in os.environ and any(word.startswith("dfml.") for word in _WORDS[:3])  # of torchrun's
+# A worker of Ray.
+_WORKER = any(word.endswith("/workers/default_worker.py") for word in _WORDS[:4])
+# A rank of torchrun.
+_RANK = "LOCAL_RANK" in os.environ and any(word.startswith("dfml.") for word in _WORDS[:3])
 if "DFML_FORKED" in os.environ and (_WORKER or _RANK):
     _stand_in(os.environ["DFML_FORKED"])

@@ -1,4 +1,4 @@
-"""ASHA's rungs, rebuilt from records."""
+"""ASHA's rungs rebuilt from records."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from dfml.task import BEST_SCORE
-from orchestration.records import TrialRecord
+from orchestration.job import config_of
 from orchestration.search.asha import ResumableASHA, first_rung
+from orchestration.sweep_folder.records import TrialRecord
+from tests.plans import job_of
 
 
 def curve(number: int, values: list[float]) -> TrialRecord:
@@ -19,7 +21,7 @@ def curve(number: int, values: list[float]) -> TrialRecord:
 
 
 def decisions(scheduler: ASHAScheduler, number: int, values: list[float]) -> list[str]:
-    trial: Any = SimpleNamespace(trial_id=f"now-{number}", config={"number": number})
+    trial: Any = SimpleNamespace(trial_id=f"now-{number}", config=config_of(job_of(number)))
     scheduler.on_trial_add(None, trial)
     return [
         scheduler.on_trial_result(None, trial, {"epoch": epoch, BEST_SCORE: value})
@@ -36,15 +38,15 @@ def test_rungs_of_earlier_sessions_stop_a_poor_trial() -> None:
 
 
 def test_a_cut_trial_is_judged_by_its_own_earlier_epochs() -> None:
-    """Resumed at epoch 3, it must not be entered in the rung at 2 with what it reached at 3."""
+    """A trial resumed at epoch 3 must not enter the rung at 2 with its score of epoch 3."""
     cut = curve(1, [0.1, 0.3])
     cut.state = "running"
     records = [curve(0, [0.1, 0.4, 0.5, 0.6]), cut]
     resumed = ResumableASHA(records, epochs=4, warm_epochs=1)
-    trial: Any = SimpleNamespace(trial_id="new", config={"number": 1})
+    trial: Any = SimpleNamespace(trial_id="new", config=config_of(job_of(1)))
     resumed.on_trial_add(None, trial)
     resumed.on_trial_result(None, trial, {"epoch": 3, BEST_SCORE: 0.9})
-    # With 0.4 and 0.3 in the rung, 0.36 is in the better half; with 0.4 and 0.9 it wouldn't be.
+    # 0.36 is in the better half of the rung with 0.4 and 0.3, but not with 0.4 and 0.9.
     assert TrialScheduler.STOP not in decisions(resumed, 2, [0.1, 0.36])
 
 

@@ -1,4 +1,4 @@
-"""Budgets are read from the command line, counted over sessions, and end a search."""
+"""Budgets: parsing, counting over sessions, and the end of a search."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from dfml.errors import InvalidInput
-from orchestration.records import TrialRecord
-from orchestration.reports import FIGURES, RESUMED
+from orchestration.job import config_of
+from orchestration.messages import EpochReport, WorkersStarted, result_of
 from orchestration.search.budget import Budget, parse_budget
-from orchestration.search.spent import Clock, Spent, end_cut
+from orchestration.search.budget_stopper import BudgetStopper, ElapsedTime, stop_interrupted
+from orchestration.sweep_folder.records import TrialRecord
+from tests.plans import job_of
 
 
 @pytest.mark.parametrize(
@@ -41,58 +43,58 @@ def trial(epochs: int) -> TrialRecord:
 
 
 def result(epoch: int | None, resumed: bool = False) -> dict[str, Any]:
-    """What Tune shows of a trial of four epochs: its figures, or something else where `epoch` is None."""
-    figures = {} if epoch is None else {"epoch": epoch, FIGURES: ["epoch"], RESUMED: resumed}
-    return {"config": {"job": {"epochs": 4}}, **figures}
+    """Return Tune's result for a trial of four epochs; None: a result without metrics."""
+    message = WorkersStarted(1, None) if epoch is None else EpochReport({"epoch": epoch}, resumed, 0)
+    return {"config": config_of(job_of(epochs=4)), **result_of(message)}
 
 
 def test_epochs_of_all_trials_count(tmp_path: Path) -> None:
     records = [trial(3), trial(2)]
-    spent = Spent(Budget(epochs=6), Clock(str(tmp_path)), records)
-    assert not spent.reached()
-    assert not spent("any", result(None))
-    assert not spent("any", result(2, resumed=True))  # in the records already
-    assert spent("any", result(3))  # the sixth, not in the records yet
+    stopper = BudgetStopper(Budget(epochs=6), ElapsedTime(str(tmp_path)), records)
+    assert not stopper.reached()
+    assert not stopper("any", result(None))
+    assert not stopper("any", result(2, resumed=True))  # already in the records
+    assert stopper("any", result(3))  # the sixth epoch, not yet in the records
     records.append(trial(1))
-    assert spent.reached()
-    assert spent("any", result(None))
+    assert stopper.reached()
+    assert stopper("any", result(None))
 
 
 def test_a_trial_ends_its_last_epoch_by_itself(tmp_path: Path) -> None:
-    spent = Spent(Budget(epochs=1), Clock(str(tmp_path)), [trial(3)])
-    assert spent("any", result(3))
-    assert not spent("any", result(4))
-    assert not spent("any", {"done": True})
+    stopper = BudgetStopper(Budget(epochs=1), ElapsedTime(str(tmp_path)), [trial(3)])
+    assert stopper("any", result(3))
+    assert not stopper("any", result(4))
+    assert not stopper("any", {"done": True})
 
 
 def test_tune_never_stops_all_at_once(tmp_path: Path) -> None:
-    # Those that it stops so it tells neither its callbacks nor its searcher.
-    assert not Spent(Budget(epochs=1), Clock(str(tmp_path)), [trial(3)]).stop_all()
+    # Tune reports trials stopped in this way neither to its callbacks nor to its searcher.
+    assert not BudgetStopper(Budget(epochs=1), ElapsedTime(str(tmp_path)), [trial(3)]).stop_all()
 
 
 def test_hours_count_over_sessions(tmp_path: Path) -> None:
     (tmp_path / "elapsed.json").write_text(json.dumps({"seconds": 3599.9}))
-    spent = Spent(Budget(hours=1), Clock(str(tmp_path)), [])
-    assert not Spent(Budget(hours=2), Clock(str(tmp_path)), []).reached()
+    stopper = BudgetStopper(Budget(hours=1), ElapsedTime(str(tmp_path)), [])
+    assert not BudgetStopper(Budget(hours=2), ElapsedTime(str(tmp_path)), []).reached()
     time.sleep(0.2)
-    assert spent.reached()
+    assert stopper.reached()
 
 
 def test_a_clock_goes_on_from_what_was_saved(tmp_path: Path) -> None:
-    first = Clock(str(tmp_path))
+    first = ElapsedTime(str(tmp_path))
     time.sleep(0.2)
     first.save()
-    assert Clock(str(tmp_path)).seconds >= 0.2
+    assert ElapsedTime(str(tmp_path)).seconds >= 0.2
 
 
 def test_without_a_budget_nothing_ends(tmp_path: Path) -> None:
-    assert not Spent(None, Clock(str(tmp_path)), [trial(1000)]).reached()
+    assert not BudgetStopper(None, ElapsedTime(str(tmp_path)), [trial(1000)]).reached()
 
 
 def test_what_was_cut_ends_with_the_budget() -> None:
     ended, cut = trial(3), trial(1)
     ended.state = "finished"
-    assert end_cut([ended, cut]) == [cut]
+    assert stop_interrupted([ended, cut]) == [cut]
     assert (cut.state, cut.reason) == ("stopped", "the budget is spent")
     assert cut.ended is not None
     assert ended.reason is None

@@ -1,4 +1,4 @@
-"""Optuna as the searcher, rebuilt from records: as if the sweep had never stopped."""
+"""Optuna's searcher rebuilt from records: as if the sweep had never stopped."""
 
 from __future__ import annotations
 
@@ -12,68 +12,78 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
-from orchestration.records import State, TrialRecord
-from orchestration.reports import FAILED, UNFIT
-from orchestration.search.sampler import TPEByNumber
+from orchestration.job import TrialJob, job_in
+from orchestration.search.sampler import ReproducibleTPESampler
 from orchestration.search.searcher import OptunaSearcher, searcher
 from orchestration.search.space import SearchSpace, build_space
+from orchestration.sweep_folder.records import State, TrialRecord
+from tests.plans import SETTINGS
 
-TRIALS = 16  # more than TPE leaves to chance
+TRIALS = 16  # more than TPE's random start-up
 EPOCHS = 2
 SPACE: SearchSpace = build_space(
     {
         "recipe": {"backbone": "test_resnet", "image_size": 32},
         "search": {
-            "routers": {"choice": [2, 4]},
+            "num_sub_blocks": {"choice": [2, 4]},
             "lr": {"low": 1e-4, "high": 1e-2, "log": True},
             "schedule": {"choice": {"step": {"gamma": {"low": 0.2, "high": 0.9}}, "cosine": {}}},
         },
-        "first": [{"routers": 4, "lr": 1e-3}],
+        "first": [{"num_sub_blocks": 4, "lr": 1e-3}],
     },
     "test",
 )
 
 
-def value_of(config: dict[str, Any]) -> float:
-    """A known optimum, so that TPE has something to model."""
-    return -abs(config["recipe"]["lr"] - 2e-3) - 0.01 * config["recipe"]["routers"]
+def value_of(recipe: Recipe) -> float:
+    """Return a score with a known optimum, so that TPE has something to model."""
+    return -abs(recipe.lr - 2e-3) - 0.01 * recipe.num_sub_blocks
 
 
-def begun(config: dict[str, Any]) -> TrialRecord:
-    return TrialRecord(
-        number=config["number"], parameters=config["parameters"], recipe=config["recipe"], flops=config["flops"]
-    )
+def search_of(seed: int, records: list[TrialRecord], epochs: int = EPOCHS, **more: Any) -> OptunaSearcher:
+    return searcher(more.pop("space", SPACE), seed, SETTINGS, epochs, records, **more)
 
 
-def run_epoch(search: OptunaSearcher, record: TrialRecord) -> None:
-    """One more epoch of a trial, told to the searcher and to its record."""
+def suggested(search: OptunaSearcher) -> TrialJob:
+    config = search.suggest("any")
+    assert isinstance(config, dict)
+    job: TrialJob = job_in(config)
+    return job
+
+
+def run_epoch(search: OptunaSearcher, record: TrialRecord, score: float | None = None) -> None:
+    """Run one more epoch of a trial, as the recorder reports it."""
     epoch = len(record.epochs) + 1
-    record.add({"epoch": epoch, BEST_SCORE: value_of(record.model_dump()) * (2 - epoch / EPOCHS)})
-    search.on_trial_result(str(record.number), record.epochs[-1])
+    record.add({"epoch": epoch, BEST_SCORE: value_of(record.recipe) * (2 - epoch / EPOCHS) if score is None else score})
+    search.epoch_ended(record, EPOCHS)
+
+
+def end(search: OptunaSearcher, record: TrialRecord, state: State, unfit: bool = False) -> None:
+    record.state, record.unfit = state, unfit
+    search.trial_ended(record)
 
 
 def play(records: list[TrialRecord], until: int, seed: int = 3, concurrent: int = 1, **more: Any) -> list[TrialRecord]:
-    """Ask for trials and tell their epochs, as Tune does, until `until` have ended: every third stopped after its first epoch.
+    """Ask for trials and run their epochs, as Tune does, until `until` trials have ended.
 
-    `concurrent` run side by side, an epoch each in turn; those left are cut.
+    Every third trial is stopped after one epoch. `concurrent` trials run at the same time, one
+    epoch each in turn; the remaining ones are interrupted.
     """
     found = [record.model_copy(deep=True) for record in records]
-    search = searcher(SPACE, seed, {"epochs": EPOCHS}, found, **more)
+    search = search_of(seed, found, **more)
     running: list[TrialRecord] = []
     while len([r for r in found if r.state != "running"]) < until:
         while len(running) < concurrent:
-            config = search.suggest(f"new-{len(running)}-{len(found)}")
-            assert config is not None
-            search._running[str(config["number"])] = search._running.pop(f"new-{len(running)}-{len(found)}")
-            known = [record for record in found if record.number == config["number"]]
-            running += known or [begun(config)]
+            job = suggested(search)
+            known = [record for record in found if record.number == job.number]
+            running += known or [job.record()]
             found += [] if known else running[-1:]
         record = running.pop(0)
         run_epoch(search, record)
         if len(record.epochs) == EPOCHS or record.number % 3 == 2:
-            record.state = "finished" if len(record.epochs) == EPOCHS else "stopped"
-            search.on_trial_complete(str(record.number), record.epochs[-1])
+            end(search, record, "finished" if len(record.epochs) == EPOCHS else "stopped")
         else:
             running.append(record)
     return found
@@ -81,13 +91,13 @@ def play(records: list[TrialRecord], until: int, seed: int = 3, concurrent: int 
 
 @functools.cache
 def undisturbed(seed: int = 3, concurrent: int = 1, objectives: Any = ("score",)) -> list[TrialRecord]:
-    """All trials of a search that is never interrupted."""
+    """Return all trials of a search that is never interrupted."""
     return play([], TRIALS, seed, concurrent, objectives=objectives)
 
 
 def test_the_first_trial_is_the_files_first() -> None:
     recipe = play([], 1)[0].recipe
-    assert (recipe["routers"], recipe["lr"]) == (4, 1e-3)
+    assert (recipe.num_sub_blocks, recipe.lr) == (4, 1e-3)
 
 
 def test_a_seed_decides_all_configurations() -> None:
@@ -101,7 +111,7 @@ def test_a_seed_decides_all_configurations() -> None:
 @pytest.mark.parametrize("concurrent", [1, 3])
 @pytest.mark.parametrize("stop", [1, 9, 13])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_stopped(stop: int, concurrent: int, objectives: Any) -> None:
-    """Also past the random start-up, where TPE models what came before, trials that are cut among it."""
+    """This includes the trials after the start-up, when TPE models earlier and interrupted ones."""
     more = {"concurrent": concurrent, "objectives": objectives}
     cut = play([], stop, **more)
     assert len([record for record in cut if record.state == "running"]) == concurrent - 1
@@ -110,54 +120,40 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_stopped(stop: int, concu
 
 def test_a_trial_that_was_cut_comes_first_with_its_number_and_configuration() -> None:
     records = play([], 4)
-    records[2].state = "running"  # two ran at once: 3 had ended, 2 was cut
-    search = searcher(SPACE, 3, {}, records)
-    config = search.suggest("a")
-    assert config is not None
-    assert (config["number"], config["parameters"], config["recipe"]) == (
-        2,
-        records[2].parameters,
-        records[2].recipe,
-    )
-    following = search.suggest("b")
-    assert following is not None
-    assert following["number"] == 4
+    records[2].state = "running"  # two ran concurrently: 3 had ended, 2 was interrupted
+    search = search_of(3, records)
+    job = suggested(search)
+    assert (job.number, job.parameters, job.recipe) == (2, records[2].parameters, records[2].recipe)
+    assert suggested(search).number == 4
 
 
 def test_a_point_that_a_widened_space_adds_to_those_tried_first_is_tried() -> None:
     records = play([], 4)
     content = SPACE.model_dump(exclude_defaults=True)
-    added = {**content["first"][0], "routers": 2}
-    search = searcher(build_space({**content, "first": [*content["first"], added]}, "test"), 3, {}, records)
-    config = search.suggest("a")
-    assert config is not None
-    assert (config["number"], config["recipe"]["routers"], config["recipe"]["lr"]) == (4, 2, added["lr"])
+    added = {**content["first"][0], "num_sub_blocks": 2}
+    job = suggested(search_of(3, records, space=build_space({**content, "first": [*content["first"], added]}, "test")))
+    assert (job.number, job.recipe.num_sub_blocks, job.recipe.lr) == (4, 2, added["lr"])
 
 
 ENDS: list[tuple[State, bool]] = [("finished", False), ("stopped", False), ("failed", True), ("failed", False)]
 
 
 def told(search: OptunaSearcher) -> list[optuna.trial.FrozenTrial]:
-    return search._trials.study.trials
+    return search.sweep_study.study.trials
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
 def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_an_unfit_one_with_the_worst_score(rebuilt: bool) -> None:
-    """Whether it happened in this session or is read from the records."""
-    search = searcher(SPACE, 3, {"epochs": 4}, [])
+    """The event is of this session, or rebuilt from the records."""
+    search = search_of(3, [], epochs=4)
     records = []
-    for number, last in enumerate([{}, {}, {FAILED: "the loss is nan", UNFIT: True}, {FAILED: "lost", UNFIT: False}]):
-        config = search.suggest(str(number))
-        assert config is not None
-        records.append(record := begun(config))
+    for number, (state, unfit) in enumerate(ENDS):
+        records.append(record := suggested(search).record())
         for epoch in range(1, 5 if number == 0 else 3):
-            record.add({"epoch": epoch, BEST_SCORE: 0.1 * epoch})
-            search.on_trial_result(str(number), record.epochs[-1])
-        # Tune tells the last result again, which needn't be an epoch's.
-        search.on_trial_complete(str(number), {"workers": 2, **last})
-        record.state, record.unfit = ENDS[number]
+            run_epoch(search, record, 0.1 * epoch)
+        end(search, record, state, unfit)
     if rebuilt:
-        search = searcher(SPACE, 3, {"epochs": 4}, records)
+        search = search_of(3, records, epochs=4)
     trials = told(search)
     assert [trial.state for trial in trials] == [
         TrialState.COMPLETE,
@@ -169,87 +165,87 @@ def test_a_stopped_trial_is_told_as_pruned_with_each_epoch_and_an_unfit_one_with
     assert [any(value > 0 for value in trial.constraints.values()) for trial in trials] == [False, False, True, False]
     assert trials[3].values is None
     assert trials[1].intermediate_values == pytest.approx({1: 0.1, 2: 0.2})
-    assert search.suggest("next")["number"] == 4  # type: ignore[index]
+    assert suggested(search).number == 4
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("rebuilt", [False, True])
 @pytest.mark.parametrize("objectives", [("score",), ("score", "flops")])
 def test_the_search_keeps_away_from_where_trials_diverge(rebuilt: bool, objectives: Any) -> None:
-    """With rates from 2.2e-3 on, a third of the range, diverging after two epochs; a sampler that passes over them goes there.
+    """Rates above 2.2e-3, a third of the range, diverge after two epochs.
 
-    Rebuilt now and then, the search knows of them from the records.
+    A sampler that ignores diverged trials would sample there. A rebuilt search knows of them from
+    the records.
     """
     diverged, later = 0, 0
     for seed in range(3):
         records: list[TrialRecord] = []
-        search = searcher(SPACE, seed, {"epochs": 3}, [], objectives)
+        search = search_of(seed, [], epochs=3, objectives=objectives)
         for number in range(35):
             if rebuilt and number % 7 == 5:
-                search = searcher(SPACE, seed, {"epochs": 3}, records, objectives)
-            config = search.suggest(str(number))
-            assert config is not None
-            records.append(record := begun(config))
-            record.unfit = config["recipe"]["lr"] >= 2.2e-3
-            for epoch in range(1, 3 if record.unfit else 4):
-                score = 0.9 - 0.1 * abs(math.log(config["recipe"]["lr"] / 5e-4))
-                record.add({"epoch": epoch, BEST_SCORE: score * epoch / 3})
-                search.on_trial_result(str(number), record.epochs[-1])
-            record.state = "failed" if record.unfit else "finished"
-            search.on_trial_complete(str(number), {FAILED: "the loss is nan", UNFIT: True} if record.unfit else None)
+                search = search_of(seed, records, epochs=3, objectives=objectives)
+            records.append(record := suggested(search).record())
+            unfit = record.recipe.lr >= 2.2e-3
+            for epoch in range(1, 3 if unfit else 4):
+                run_epoch(search, record, (0.9 - 0.1 * abs(math.log(record.recipe.lr / 5e-4))) * epoch / 3)
+            end(search, record, "failed" if unfit else "finished", unfit)
         later += 25
         diverged += sum(record.unfit for record in records[10:])
     assert diverged < later / 4
 
 
 def test_no_trial_is_suggested_when_the_budget_is_spent() -> None:
-    search = searcher(SPACE, 3, {"epochs": 4}, [], is_over=lambda: True)
-    assert search.suggest("a") == Searcher.FINISHED
+    assert search_of(3, [], is_over=lambda: True).suggest("a") == Searcher.FINISHED
 
 
 def test_a_trial_whose_process_died_is_told_as_failed() -> None:
-    search = searcher(SPACE, 3, {"epochs": 4}, [])
-    search.suggest("a")
-    search.on_trial_complete("a", error=True)
+    search = search_of(3, [])
+    end(search, suggested(search).record(), "failed")
     assert told(search)[0].state == TrialState.FAIL
 
 
 def test_trials_that_run_at_once_are_known_to_the_sampler() -> None:
-    """A sampler that doesn't know what is pending proposes much the same again and again."""
+    """A sampler that doesn't know the pending trials proposes similar ones again and again."""
 
     def alike(liar: bool) -> int:
-        """Pairs among 16 proposals at once with the same choices and rates less than a tenth apart, over 5 seeds."""
+        """Count the similar pairs among 16 concurrent proposals, over 5 seeds.
+
+        A pair is similar if its choices are equal and its rates less than a tenth apart.
+        """
         found = 0
         for seed in range(5):
-            sampler = TPEByNumber(seed, alike=0.0, constant_liar=liar)  # none is drawn again
-            search = OptunaSearcher(SPACE, sampler, {"epochs": EPOCHS}, undisturbed(), ("score",))
-            recipes = [search.suggest(str(n))["recipe"] for n in range(16)]  # type: ignore[index]
+            sampler = ReproducibleTPESampler(seed, alike=0.0, constant_liar=liar)  # no proposal is drawn again
+            search = OptunaSearcher(SPACE, sampler, SETTINGS, EPOCHS, undisturbed())
+            recipes = [suggested(search).recipe for _ in range(16)]
             for a, b in itertools.combinations(recipes, 2):
-                same = a["routers"] == b["routers"] and a["schedule"]["kind"] == b["schedule"]["kind"]
-                found += same and abs(math.log(a["lr"] / b["lr"])) < 0.1
+                same = a.num_sub_blocks == b.num_sub_blocks and a.schedule.kind == b.schedule.kind
+                found += same and abs(math.log(a.lr / b.lr)) < 0.1
         return found
 
     assert 10 * alike(liar=True) < alike(liar=False)
-    assert TPEByNumber(0)._of(0)._constant_liar
 
 
 def test_a_configuration_that_is_like_an_earlier_one_is_drawn_again() -> None:
-    """TPE comes back to where it did well, and learns little there."""
-
+    """TPE returns to good configurations, from which it learns little."""
     start = play([], 10)
 
     def alike(share: float) -> int:
-        """Of six proposals after the start-up, for five seeds, those that differ from one before by less than a tenth of the rate's range."""
+        """Count the proposals after the start-up that are similar to an earlier one, over 5 seeds.
+
+        Similar rates differ by less than a tenth of the range.
+        """
         found = 0
         for seed in range(5):
-            seen: list[dict[str, Any]] = []
-            search = OptunaSearcher(SPACE, TPEByNumber(seed, alike=share), {"epochs": EPOCHS}, start, ("score",))
-            for number in range(6):
-                recipe = search.suggest(str(number))["recipe"]  # type: ignore[index]
-                score = value_of({"recipe": recipe})
-                search.on_trial_complete(str(number), {"epoch": EPOCHS, BEST_SCORE: score})
-                same = [r for r in seen if (r["routers"], r["schedule"]) == (recipe["routers"], recipe["schedule"])]
-                found += any(abs(math.log(r["lr"] / recipe["lr"])) < 0.1 * math.log(100) for r in same)
+            seen: list[Recipe] = []
+            search = OptunaSearcher(SPACE, ReproducibleTPESampler(seed, alike=share), SETTINGS, EPOCHS, start)
+            for _ in range(6):
+                record = suggested(search).record()
+                recipe = record.recipe
+                record.add({"epoch": EPOCHS, BEST_SCORE: value_of(recipe)})
+                search.epoch_ended(record, EPOCHS)
+                end(search, record, "finished")
+                same = [r for r in seen if (r.num_sub_blocks, r.schedule) == (recipe.num_sub_blocks, recipe.schedule)]
+                found += any(abs(math.log(r.lr / recipe.lr)) < 0.1 * math.log(100) for r in same)
                 seen.append(recipe)
         return found
 
@@ -258,10 +254,10 @@ def test_a_configuration_that_is_like_an_earlier_one_is_drawn_again() -> None:
 
 def test_flops_among_the_objectives_are_counted_for_each_configuration() -> None:
     records = play([], 12, objectives=("score", "flops"))
-    by_routers = {record.recipe["routers"]: record.flops for record in records}
+    by_routers = {record.recipe.num_sub_blocks: record.flops for record in records}
     assert by_routers[2] > by_routers[4] > 1e6  # type: ignore[operator]
     assert len({record.flops for record in records}) == 2
-    search = searcher(SPACE, 3, {"epochs": EPOCHS}, records, ("score", "flops"))
+    search = search_of(3, records, objectives=("score", "flops"))
     for trial, record in zip(told(search), records, strict=True):
         assert (trial.state, trial.values) == (TrialState.COMPLETE, [record.best, record.flops])
     assert all(record.flops is None for record in play([], 2))

@@ -1,4 +1,4 @@
-"""Search spaces: what they sample, and what they refuse."""
+"""Search spaces: sampling and validation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def space(**changes: Any) -> SearchSpace:
     content = {
         "recipe": {"epochs": 8},
         "search": {
-            "routers": {"choice": [2, 3]},
+            "num_sub_blocks": {"choice": [2, 3]},
             "lr": {"low": 1e-4, "high": 1e-2, "log": True},
             "schedule": {"choice": SCHEDULES},
         },
@@ -38,7 +38,7 @@ def test_samples_lie_in_their_domains() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(200):
         recipe = space().suggest(study.ask())
-        assert recipe.routers in (2, 3)
+        assert recipe.num_sub_blocks in (2, 3)
         assert 1e-4 <= recipe.lr <= 1e-2
         assert recipe.epochs == 8
 
@@ -60,14 +60,14 @@ def test_a_schedules_values_are_sampled_only_for_the_kind_chosen() -> None:
     ("changes", "said"),
     [
         ({"search": {"learning_rate": {"low": 1, "high": 2}}}, ["'learning_rate'", "lr"]),
-        ({"recipe": {"colour": 1}}, ["'colour'", "routers"]),
+        ({"recipe": {"color": 1}}, ["'color'", "num_sub_blocks"]),
         ({"search": {"lr": {"low": 2, "high": 1}}}, ["lr", "low 2", "high 1"]),
         ({"search": {"lr": {"low": 0, "high": 1, "log": True}}}, ["lr", "above 0"]),
         ({"search": {"lr": {"low": -1.0, "high": 1}}}, ["lr", "-1.0", "greater than 0"]),
         ({"search": {"lr": {"lo": 1, "high": 2}}}, ["lr", "lo"]),
         ({"search": {"lr": 3}}, ["lr"]),
-        ({"search": {"routers": {"choice": []}}}, ["routers", "empty"]),
-        ({"search": {"routers": {"choice": [0]}}}, ["routers", "0"]),
+        ({"search": {"num_sub_blocks": {"choice": []}}}, ["num_sub_blocks", "empty"]),
+        ({"search": {"num_sub_blocks": {"choice": [0]}}}, ["num_sub_blocks", "0"]),
         ({"search": {"schedule": {"choice": {"poly": {}}}}}, ["'poly'", "cosine"]),
         ({"search": {"schedule": {"choice": {"cosine": {"gamma": {"low": 0.1, "high": 0.2}}}}}}, ["cosine", "'gamma'"]),
         ({"search": {"schedule": {"choice": {"step": {"gamma": {"low": 0.1, "high": 2}}}}}}, ["gamma", "2"]),
@@ -79,7 +79,7 @@ def test_a_schedules_values_are_sampled_only_for_the_kind_chosen() -> None:
         ({"first": [{"lr": 1.0}]}, ["lr", "1.0", "outside"]),
         ({"first": [{"schedule": {"kind": "step", "step": 9}}]}, ["schedule.step.step", "9"]),
         ({"find": {}}, ["find"]),
-        # Values that are legal each, and not together.
+        # Values that are legal alone, but not together.
         ({"search": {"warm_epochs": {"choice": [0, 1, 8]}}}, ["warm_epochs 8", "8 epochs"]),
         ({"search": {"warm_epochs": {"low": 0, "high": 8}}}, ["warm_epochs 8", "8 epochs"]),
         ({"search": {"batch_size": {"choice": [48, 50]}, "images_per_class": {"choice": [2, 4]}}}, ["4", "50"]),
@@ -98,12 +98,12 @@ def test_a_schedules_values_are_sampled_only_for_the_kind_chosen() -> None:
             ["routed", "routed_weight"],
         ),
         ({"search": {"images_per_class": {"choice": [[2]]}}}, ["images_per_class"]),
-        # What a recipe would hold otherwise than it is drawn.
+        # Values that `Recipe` would convert to another value.
         ({"search": {"lr": {"choice": ["1e-4", 3e-4]}}}, ["lr", "'1e-4'", "0.0001"]),
         ({"search": {"margin": {"low": 0, "high": 1}}}, ["margin", "integers", "0.0 and 1.0"]),
         ({"search": {"batch_size": {"low": 32, "high": 128.0}}}, ["batch_size", "integer"]),
         ({"search": {"schedule": {"choice": {"step": {"step": {"low": 1.0, "high": 2.0}}}}}}, ["step", "integer"]),
-        ({"first": [{"routers": 2.5}]}, ["routers", "2.5", "outside"]),
+        ({"first": [{"num_sub_blocks": 2.5}]}, ["num_sub_blocks", "2.5", "outside"]),
     ],
 )
 def test_a_space_that_cannot_be_used_is_refused_in_one_sentence(changes: dict[str, Any], said: list[str]) -> None:
@@ -116,24 +116,27 @@ def test_a_space_that_cannot_be_used_is_refused_in_one_sentence(changes: dict[st
         assert part in message
 
 
-def test_a_value_fixed_and_searched_names_both_places() -> None:
-    with pytest.raises(InvalidInput, match=r"'lr' is fixed on the command line \(0.001\) and searched"):
-        space().fixed({"lr": 1e-3}, "the command line")
+def test_a_value_fixed_and_searched_names_the_source_and_the_file() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        space().fixed({"lr": 1e-3}, "the command line", Path("spaces/mine.yaml"))
+    assert str(refused.value) == (
+        "'lr' is fixed on the command line and searched in spaces/mine.yaml; remove one of the two"
+    )
 
 
 def test_fixed_values_reach_every_sample() -> None:
-    fixed = space().fixed({"alpha": 16.0, "epochs": 9}, "the command line")
+    fixed = space().fixed({"alpha": 16.0, "epochs": 9}, "the command line", Path("mine.yaml"))
     recipe = fixed.suggest(optuna.create_study().ask())
     assert (recipe.alpha, recipe.epochs) == (16.0, 9)
 
 
 def test_first_configurations_become_optunas_parameters() -> None:
-    found = space().parameters_of({"routers": 3, "schedule": {"kind": "step", "step": 2, "gamma": 0.5}})
-    assert found == {"routers": 3, "schedule": "step", "schedule.step.step": 2, "schedule.step.gamma": 0.5}
+    found = space().parameters_of({"num_sub_blocks": 3, "schedule": {"kind": "step", "step": 2, "gamma": 0.5}})
+    assert found == {"num_sub_blocks": 3, "schedule": "step", "schedule.step.step": 2, "schedule.step.gamma": 0.5}
 
 
 def test_values_that_are_legal_together_only_are_taken_together() -> None:
-    """`ms` alone would lack images_per_class, which is searched as well."""
+    """`ms` needs images_per_class, which is searched too."""
     both = {"loss": {"choice": ["proxy_anchor", "ms"]}, "images_per_class": {"choice": [2, 4]}}
     found = space(search=both)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -150,7 +153,7 @@ def test_a_choice_may_hold_what_a_recipe_leaves_out() -> None:
 
 
 def test_defaults_are_a_recipe_of_the_space() -> None:
-    """Also where a searched value's own default would not go with the rest: five warm epochs of three."""
+    """This holds even if a searched value's own default is illegal: five warm epochs of three."""
     found = space(recipe={"epochs": 3}, search={"warm_epochs": {"choice": [0, 1]}})
     assert (found.defaults().epochs, found.defaults().warm_epochs) == (3, 0)
 
@@ -160,12 +163,12 @@ def test_parameters_are_read_back_from_a_recipe() -> None:
     for _ in range(20):
         trial = study.ask()
         recipe = space().suggest(trial)
-        assert space().parameters_in(recipe.model_dump(mode="json")) == trial.params
+        assert space().parameters_in(recipe) == trial.params
 
 
 SHIPPED = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
 OBJECTIVE = ["routed_weight", "embedding_reconstruction", "stream_reconstruction"]
-ALWAYS = ["routers", "blocks", "lr", "schedule", "warm_epochs", "weight_decay", *OBJECTIVE]
+ALWAYS = ["num_sub_blocks", "blocks", "lr", "schedule", "warm_epochs", "weight_decay", *OBJECTIVE]
 RETRIEVAL = [*ALWAYS, "proxy_lr_multiplier", "margin"]
 FULL = [*RETRIEVAL, "alpha", "batch_size", "images_per_class"]
 SEARCHED = {
@@ -206,7 +209,7 @@ def test_the_first_trial_of_a_shipped_space_leaves_nothing_to_chance(file: Path)
 def test_the_first_trial_is_the_published_recipe(
     name: str, lr: float, warm_epochs: int, step: int, gamma: float
 ) -> None:
-    """A recipe's defaults are the publication's for CUB; alpha and margin are the loss's."""
+    """The defaults of `Recipe` are the publication's for CUB; the loss sets alpha and margin."""
     found = read_space(REPOSITORY / "search_spaces" / f"{name}.yaml")
     first = recipe_from({**found.recipe, **found.first[0]})
     published = Recipe(
@@ -217,7 +220,7 @@ def test_the_first_trial_is_the_published_recipe(
 
 @pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop"])
 def test_each_batch_shape_can_be_filled(name: str) -> None:
-    """From the four fifths of the training classes that a trial has (as published: 100, 98, 11,318 and 3,997)."""
+    """A trial has four fifths of the training classes (in total 100, 98, 11,318 and 3,997)."""
     found = read_space(REPOSITORY / "search_spaces" / f"{name}.yaml")
     classes = round(0.8 * {"cub": 100, "cars": 98, "sop": 11318, "inshop": 3997}[name])
     shapes = itertools.product(found.values_of("batch_size"), found.values_of("images_per_class"))
@@ -233,14 +236,14 @@ def test_numbers_may_be_written_as_yaml_1_2_has_them(tmp_path: Path) -> None:
 
 
 def test_points_that_were_tried_are_not_tried_again() -> None:
-    found = space(first=[{"routers": 2, "lr": 1e-3}, {"routers": 3, "lr": 1e-3}])
-    tried = {"routers": 3, "lr": 1e-3, "schedule": "cosine"}
-    assert found.first_untried([tried]) == [{"routers": 2, "lr": 1e-3}]
+    found = space(first=[{"num_sub_blocks": 2, "lr": 1e-3}, {"num_sub_blocks": 3, "lr": 1e-3}])
+    tried = {"num_sub_blocks": 3, "lr": 1e-3, "schedule": "cosine"}
+    assert found.first_untried([tried]) == [{"num_sub_blocks": 2, "lr": 1e-3}]
 
 
 def test_a_missing_file_and_one_that_is_not_yaml_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="doesn't exist"):
         read_space(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("search: [")
-    with pytest.raises(InvalidInput, match="not YAML"):
+    with pytest.raises(InvalidInput, match="isn't valid YAML"):
         read_space(tmp_path / "bad.yaml")

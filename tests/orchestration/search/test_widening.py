@@ -1,4 +1,4 @@
-"""Whether a search space only widens another, so that a sweep may go on in it."""
+"""The check that a search space only widens another, so that a sweep may be extended."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from orchestration.search.space import SearchSpace, build_space
-from orchestration.search.widening import not_widened
+from orchestration.search.widening import why_not_superset
 
 RECIPE: dict[str, Any] = {"epochs": 8, "warm_epochs": 1, "alpha": 32.0}
 SEARCH: dict[str, Any] = {
-    "routers": {"choice": [2, 3]},
+    "num_sub_blocks": {"choice": [2, 3]},
     "lr": {"low": 1e-4, "high": 1e-2, "log": True},
     "weight_decay": {"low": 1e-5, "high": 1e-2, "log": True},
     "schedule": {"choice": {"step": {"gamma": {"low": 0.2, "high": 0.9}}, "cosine": {}}},
@@ -33,28 +33,28 @@ STEP = {"gamma": {"low": 0.2, "high": 0.9}}
     "newer",
     [
         space(),
-        space(search=SEARCH | {"routers": {"choice": [6, 3, 2]}}),
-        space(search=SEARCH | {"routers": {"low": 1, "high": 6}}),
+        space(search=SEARCH | {"num_sub_blocks": {"choice": [6, 3, 2]}}),
+        space(search=SEARCH | {"num_sub_blocks": {"low": 1, "high": 6}}),
         space(search=SEARCH | {"lr": {"low": 1e-5, "high": 1e-2, "log": True}}),
         space(search=SEARCH | {"schedule": {"choice": {"cosine": {}, "exponential": {}, "step": STEP}}}),
-        # What was a default, written down or not, is searched among others.
+        # A former default, explicit or not, is now one of the searched values.
         space(
             search=SEARCH | {"schedule": {"choice": {"cosine": {}, "step": STEP | {"step": {"low": 2, "high": 20}}}}}
         ),
         space(search=SEARCH | {"margin": {"choice": [None, 0.2]}}),
         space(recipe=without(RECIPE, "alpha"), search=SEARCH | {"alpha": {"low": 16.0, "high": 64.0}}),
-        space(recipe={**RECIPE, "clip_value": 10.0}),  # the default, now written down
-        space(first=[{"routers": 2}]),
+        space(recipe={**RECIPE, "clip_value": 10.0}),  # the default, now explicit
+        space(first=[{"num_sub_blocks": 2}]),
     ],
 )
 def test_a_space_that_holds_all_of_the_older_one_widens_it(newer: SearchSpace) -> None:
-    assert not_widened(space(), newer) == []
+    assert why_not_superset(space(), newer) == []
 
 
 @pytest.mark.parametrize(
     ("newer", "said"),
     [
-        (space(search=SEARCH | {"routers": {"choice": [3, 6]}}), "routers was searched with 2"),
+        (space(search=SEARCH | {"num_sub_blocks": {"choice": [3, 6]}}), "num_sub_blocks was searched with 2"),
         (space(search=SEARCH | {"lr": {"low": 2e-4, "high": 1e-2, "log": True}}), "lr was searched from 0.0001"),
         (space(search=SEARCH | {"lr": {"low": 1e-4, "high": 1e-2}}), "lr was searched in real numbers, logarithmic"),
         (
@@ -83,7 +83,7 @@ def test_a_space_that_holds_all_of_the_older_one_widens_it(newer: SearchSpace) -
     ],
 )
 def test_what_is_narrowed_or_changed_is_named(newer: SearchSpace, said: str) -> None:
-    found = not_widened(space(), newer)
+    found = why_not_superset(space(), newer)
     assert len(found) == 1
     assert said in found[0]
 
@@ -93,7 +93,7 @@ def test_a_fixed_schedule_may_be_searched_among_others() -> None:
         recipe=RECIPE | {"schedule": {"kind": "step", "step": 5, "gamma": 0.5}}, search=without(SEARCH, "schedule")
     )
     assert (
-        not_widened(
+        why_not_superset(
             fixed,
             space(
                 search=SEARCH
@@ -104,5 +104,5 @@ def test_a_fixed_schedule_may_be_searched_among_others() -> None:
     )
     assert (
         "schedule was fixed at"
-        in not_widened(fixed, space(search=SEARCH | {"schedule": {"choice": {"cosine": {}}}}))[0]
+        in why_not_superset(fixed, space(search=SEARCH | {"schedule": {"choice": {"cosine": {}}}}))[0]
     )

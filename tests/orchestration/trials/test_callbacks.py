@@ -1,4 +1,4 @@
-"""What Tune calls in each step of a sweep: records that are saved, trials that wait. None of it may raise, or Tune ends all trials."""
+"""The callbacks that Tune calls; if one of them raised, Tune would end all trials."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from typing import Any
 
 import pytest
 
-from orchestration.cluster.share import Share
-from orchestration.interruption import Interruption
-from orchestration.records import load_record
-from orchestration.reports import FIGURES, RESUMED, WORKERS
+from orchestration.callback import SweepCallback
+from orchestration.cluster.interruption import Interruption
+from orchestration.cluster.resources import TrialResources
+from orchestration.job import config_of
+from orchestration.messages import EpochReport, WorkersEnded, WorkersStarted, result_of
+from orchestration.sweep_folder.records import TrialRecord, load_record
+from orchestration.trials import placement as watch_module
 from orchestration.trials import recorder as recorder_module
-from orchestration.trials import watch as watch_module
+from orchestration.trials.placement import PlacementMonitor
 from orchestration.trials.recorder import Recorder
-from orchestration.trials.watch import Watch
+from tests.plans import job_of
 
 TRIAL: Any = SimpleNamespace(
     trial_id="a",
-    config={"number": 0, "parameters": {}, "recipe": {}, "job": {"epochs": 2, "workers": 2}},
+    config=config_of(job_of(workers=2)),
     pickled_error_file=None,
     error_file=None,
 )
 
 
-class Printed:
-    """A console that keeps what it is told."""
+class Printed(SweepCallback):
+    """A console that keeps its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str, style: str = "") -> None:
+    def print(self, text: str, style: str = "") -> None:
         self.lines.append(text)
 
-    def waits(self, number: int, why: str) -> None:
-        self.lines.append(why)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args: None
+    def trial_waits(self, record: TrialRecord, reason: str) -> None:
+        self.lines.append(reason)
 
 
-def figures(epoch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "loss": 1.0, FIGURES: ["epoch", "loss"], RESUMED: False}
+def metrics(epoch: int) -> dict[str, Any]:
+    return result_of(EpochReport({"epoch": epoch, "loss": 1.0}, False, 0))
 
 
-class Place:
-    """A sweep's folder that can go away and come back: a file stands in its place meanwhile."""
+class FlakyFolder:
+    """A sweep's folder that can be replaced by a file and restored."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,42 +62,47 @@ class Place:
             kept.rename(self.folder)
 
 
-def recorder_of(place: Place, console: Any) -> Recorder:
-    return Recorder(str(place.folder), [], console, Interruption(), None, lambda record: None)
+def recorder_of(folder: FlakyFolder, console: Any) -> Recorder:
+    return Recorder(str(folder.folder), [], console, Interruption(), None, [console])
 
 
 def test_records_wait_while_the_storage_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    console, place = Printed(), Place(tmp_path / "sweep")
-    recorder = recorder_of(place, console)
+    console, folder = Printed(), FlakyFolder(tmp_path / "sweep")
+    recorder = recorder_of(folder, console)
     recorder.on_trial_start(0, [], TRIAL)
-    place.go()
-    recorder.on_trial_result(0, [], TRIAL, figures(1))
-    recorder.on_trial_result(0, [], TRIAL, figures(2))
+    folder.go()
+    recorder.on_trial_result(0, [], TRIAL, metrics(1))
+    recorder.on_trial_result(0, [], TRIAL, metrics(2))
     recorder.on_trial_complete(0, [], TRIAL)
     assert "records can't be saved" in console.lines[0]
-    place.come()
-    found = load_record(str(place.folder), "000")
+    folder.come()
+    found = load_record(str(folder.folder), "000")
     assert found is not None
     assert found.epochs == []
     recorder.on_step_begin(0, [])
-    assert load_record(str(place.folder), "000") == found  # not so soon
-    monkeypatch.setattr(recorder_module, "AGAIN", 0.0)
+    assert load_record(str(folder.folder), "000") == found  # saved again only later
+    monkeypatch.setattr(recorder_module, "RETRY_SAVE_SECONDS", 0.0)
     recorder.on_step_begin(0, [])
-    found = load_record(str(place.folder), "000")
+    found = load_record(str(folder.folder), "000")
     assert found is not None
     assert (len(found.epochs), found.state) == (2, "finished")
 
 
 def test_records_that_cant_be_saved_in_the_end_are_an_error(tmp_path: Path) -> None:
-    place = Place(tmp_path / "sweep")
-    recorder = recorder_of(place, Printed())
-    place.go()
+    folder = FlakyFolder(tmp_path / "sweep")
+    recorder = recorder_of(folder, Printed())
+    folder.go()
     recorder.on_trial_start(0, [], TRIAL)
     with pytest.raises(OSError, match="sweep"):
         recorder.finish()
-    place.come()
+    folder.come()
     recorder.finish()
-    assert load_record(str(place.folder), "000") is not None
+    assert load_record(str(folder.folder), "000") is not None
+
+
+def monitor(console: Any) -> PlacementMonitor:
+    resources = TrialResources(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2)
+    return PlacementMonitor(resources, console, lambda trial: job_of().record(), [console])
 
 
 @pytest.fixture
@@ -113,7 +118,7 @@ def test_a_trial_that_lost_its_workers_and_gets_no_others_is_explained(
 ) -> None:
     monkeypatch.setattr(watch_module, "waiting_for", lambda share: "no room")
     console: Any = Printed()
-    watch = Watch(Share(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2), console)
+    watch = monitor(console)
 
     def after(seconds: float) -> int:
         clock[0] += seconds
@@ -121,13 +126,13 @@ def test_a_trial_that_lost_its_workers_and_gets_no_others_is_explained(
         return len(console.lines)
 
     watch.on_trial_start(0, [], TRIAL)
-    watch.on_trial_result(0, [], TRIAL, {WORKERS: 2})
-    assert after(100) == 0  # it runs
-    watch.on_trial_result(0, [], TRIAL, {WORKERS: 0})
+    watch.on_trial_result(0, [], TRIAL, result_of(WorkersStarted(2, None)))
+    assert after(100) == 0  # the trial runs
+    watch.on_trial_result(0, [], TRIAL, result_of(WorkersEnded(1.0)))
     assert after(10) == 0
     assert after(20) == 1
-    assert after(100) == 1  # said already
-    assert after(600) == 2  # but for long
+    assert after(100) == 1  # reported already
+    assert after(600) == 2  # reported again after ten minutes
     watch.on_trial_complete(0, [], TRIAL)
     assert after(1000) == 2
 
@@ -139,7 +144,7 @@ def test_a_head_that_doesnt_answer_ends_nothing(clock: list[float], monkeypatch:
     monkeypatch.setattr(watch_module, "waiting_for", fail)
     monkeypatch.setattr(watch_module, "remove_orphans", fail)
     console: Any = Printed()
-    watch = Watch(Share(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2), console)
+    watch = monitor(console)
     watch.on_trial_start(0, [], TRIAL)
     for _ in range(2):
         clock[0] += 100

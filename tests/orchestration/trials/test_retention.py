@@ -1,4 +1,4 @@
-"""What an ended trial leaves: whole checkpoints, and no part of one."""
+"""An ended trial leaves complete checkpoints and no partial ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 
 from dfml import storage
-from orchestration.trials.retention import SNAPSHOT, clear_partial, whole_checkpoints
-from orchestration.trials.scratch import PREFIX, clear_stale, scratch
+from orchestration.trials.checkpoints import (
+    SNAPSHOT,
+    TEMPDIR_PREFIX,
+    clear_partial,
+    remove_stale_tempdirs,
+    whole_checkpoints,
+    worker_tempdir,
+)
 
 KEPT = ("checkpoint_2026-11-26_17-18-14.789606", "checkpoint_2026-11-26_17-18-20.100000")
 PARTIAL = "checkpoint_2026-11-26_17-18-31.000001"
@@ -21,7 +27,7 @@ PARTIAL = "checkpoint_2026-11-26_17-18-31.000001"
 
 def write_trial(sweep: str) -> str:
     trial = storage.join(sweep, "trials", "003")
-    for folder in (*KEPT, PARTIAL, "checkpoint_old", "unfinished/0002_5"):
+    for folder in (*KEPT, PARTIAL, "checkpoint_old", "mid_epoch/0002_5"):
         storage.write(storage.join(trial, folder, "model.safetensors"), b"weights")
     results = [{"checkpoint_dir_name": KEPT[0]}]
     state = {"checkpoint_results": results, "latest_checkpoint_result": {"checkpoint_dir_name": KEPT[1]}}
@@ -30,27 +36,27 @@ def write_trial(sweep: str) -> str:
     return trial
 
 
-def test_only_what_the_snapshot_names_is_left(place: str) -> None:
-    sweep = place
+def test_only_what_the_snapshot_names_is_left(uri: str) -> None:
+    sweep = uri
     trial = write_trial(sweep)
     assert whole_checkpoints(trial) == set(KEPT)
-    assert clear_partial(sweep, "003") == [PARTIAL, "unfinished"]
+    assert clear_partial(sweep, "003") == [PARTIAL, "mid_epoch"]
     of_another = "checkpoint_old/model.safetensors"
     for name in (*(f"{kept}/model.safetensors" for kept in KEPT), of_another, "record.json", SNAPSHOT):
         assert storage.exists(storage.join(trial, name))
-    for name in (f"{PARTIAL}/model.safetensors", "unfinished/0002_5/model.safetensors"):
+    for name in (f"{PARTIAL}/model.safetensors", "mid_epoch/0002_5/model.safetensors"):
         assert not storage.exists(storage.join(trial, name))
     assert clear_partial(sweep, "003") == []
 
 
-def test_a_trial_that_never_ran_has_nothing_to_clear(place: str) -> None:
-    assert clear_partial(place, "007") == []
+def test_a_trial_that_never_ran_has_nothing_to_clear(uri: str) -> None:
+    assert clear_partial(uri, "007") == []
 
 
 KILLED = """
 import os, signal
-from orchestration.trials.scratch import scratch
-with scratch() as folder:
+from orchestration.trials.checkpoints import worker_tempdir
+with worker_tempdir() as folder:
     print(folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -65,9 +71,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_stays(
     )
     left = Path(done.stdout.strip())
     assert left.parent == tmp_path
-    assert left.name.startswith(PREFIX)
+    assert left.name.startswith(TEMPDIR_PREFIX)
     (left / "model.safetensors").write_bytes(b"half")
-    with scratch() as mine:
-        clear_stale()
+    with worker_tempdir() as mine:
+        remove_stale_tempdirs()
         assert mine.is_dir()
     assert list(tmp_path.iterdir()) == []

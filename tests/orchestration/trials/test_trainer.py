@@ -1,4 +1,4 @@
-"""Which losses Ray Train retries."""
+"""The failures after which Ray Train retries."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, Wo
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
 from dfml import storage
-from orchestration.reports import LOST as LOST_WHY
-from orchestration.reports import RESUMED, S3_BYTES, WORKERS
-from orchestration.trials.failure import Final
-from orchestration.trials.trainer import RetryLosses, TellTune, reason_of
+from orchestration.messages import EpochReport, WorkersEnded, WorkersStarted, message_in, result_of
+from orchestration.trials.failure import NonRetryableError, training_failure
+from orchestration.trials.trainer import RetryPolicy, TuneReporter
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+NEW, REPEATED = (result_of(EpochReport({}, resumed, 0)) for resumed in (False, True))
 LOST = WorkerGroupError("lost", {1: RayActorError(None, "node died")})
 
 
-def policy(max_failures: int = 2, trial: str = "/nowhere") -> tuple[RetryLosses, TellTune]:
-    tell = TellTune()
+def policy(max_failures: int = 2, trial: str = "/nowhere") -> tuple[RetryPolicy, TuneReporter]:
+    tell = TuneReporter()
     config = FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures)
-    return RetryLosses(config, trial=trial, tell=tell), tell
+    return RetryPolicy(config, trial=trial, tell=tell), tell
 
 
-def decisions(policy: RetryLosses, error: TrainingFailedError, times: int) -> list[FailureDecision]:
+def decisions(policy: RetryPolicy, error: TrainingFailedError, times: int) -> list[FailureDecision]:
     return [policy.make_decision(error) for _ in range(times)]
 
 
@@ -39,42 +39,41 @@ def test_a_lost_worker_is_retried_so_many_times() -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What reaches Tune."""
+    """Collect the reports to Tune."""
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr(tune, "report", reports.append)
     return reports
 
 
 @pytest.mark.usefixtures("told")
-def test_an_epoch_that_ends_between_two_losses_starts_the_count_anew() -> None:
+def test_an_epoch_that_ends_between_two_failures_starts_the_count_anew() -> None:
     retry, tell = policy(1)
     for _ in range(5):
         assert retry.make_decision(LOST) is RETRY
         tell.after_worker_group_start([1, 2])
-        tell.after_report(None, [{S3_BYTES: 0, RESUMED: True}])
-        tell.after_report(None, [{S3_BYTES: 0, RESUMED: False}])
+        tell.after_report(None, [REPEATED])
+        tell.after_report(None, [NEW])
     assert decisions(retry, LOST, 2) == [RETRY, RAISE]
 
 
 @pytest.mark.usefixtures("told")
 def test_an_epoch_that_was_reported_before_doesnt() -> None:
-    """Workers that start anew report it at once; a trial whose next epoch kills its workers each time would never end."""
+    """Restarted workers report it at once: a trial whose next epoch kills them would never end."""
     retry, tell = policy(2)
-    tell.after_report(None, [{S3_BYTES: 0, RESUMED: False}])
+    tell.after_report(None, [NEW])
     found = []
     for _ in range(3):
         found.append(retry.make_decision(LOST))
         tell.after_worker_group_start([1, 2])
-        tell.after_report(None, [{S3_BYTES: 0, RESUMED: True}])
+        tell.after_report(None, [REPEATED])
     assert found == [RETRY, RETRY, RAISE]
 
 
 def test_a_checkpoint_within_the_epoch_starts_the_count_anew(tmp_path: Path) -> None:
     retry, _ = policy(1, str(tmp_path))
-    for step in (0, 0, 10, 20):
+    for step, expected in ((0, RETRY), (0, RAISE), (10, RETRY), (20, RETRY)):
         if step:
-            storage.write(f"{tmp_path}/unfinished/latest.json", json.dumps({"folder": f"0002_{step:08d}"}).encode())
-        expected = RETRY if step or retry._worker_group_failures == 0 else RAISE
+            storage.write(f"{tmp_path}/mid_epoch/latest.json", json.dumps({"folder": f"0002_{step:08d}"}).encode())
         assert retry.make_decision(LOST) is expected
 
 
@@ -85,21 +84,23 @@ def test_a_loss_is_told_once(told: list[dict[str, Any]]) -> None:
     tell.before_worker_group_shutdown(None)
     tell.after_worker_group_start([1])
     tell.after_worker_group_start([1, 2])  # grown again
-    assert [report[WORKERS] for report in told] == [2, 0, 1, 2]
-    assert [bool(report.get(LOST_WHY)) for report in told] == [False, False, True, False]
+    messages = [message_in(report) for report in told]
+    assert [type(each) for each in messages] == [WorkersStarted, WorkersEnded, WorkersStarted, WorkersStarted]
+    started = [each for each in messages if isinstance(each, WorkersStarted)]
+    assert [(each.workers, bool(each.restart_reason)) for each in started] == [(2, False), (1, True), (2, False)]
 
 
 def test_a_final_error_of_one_worker_is_never_retried() -> None:
-    error = WorkerGroupError("", {0: RuntimeError("gloo: connection closed"), 1: Final("the loss is nan")})
+    error = WorkerGroupError("", {0: RuntimeError("gloo: connection closed"), 1: NonRetryableError("the loss is nan")})
     assert policy()[0].make_decision(error) is RAISE
-    assert reason_of(error) == "the loss is nan"
+    assert training_failure(error).reason == "the loss is nan"
 
 
 def test_a_worker_that_ray_ended_for_memory_is_not_retried() -> None:
     for failure in (OutOfMemoryError("killed"), RayActorError(None, "the node was running low on memory")):
         error = WorkerGroupError("", {2: failure})
         assert policy()[0].make_decision(error) is RAISE
-        assert "out of memory on the host, Ray ended worker 2" in reason_of(error)
+        assert "out of memory on the host, Ray killed worker 2" in training_failure(error).reason
 
 
 def test_waiting_for_resources_is_no_failure() -> None:
@@ -113,5 +114,5 @@ def test_other_errors_of_the_controller_are_final() -> None:
 
 def test_the_reason_of_a_lost_worker_is_its_own_and_one_line() -> None:
     error = WorkerGroupError("", {0: WorkerHealthCheckFailedError("failed", RayActorError(None, "gone\nfor good"))})
-    assert reason_of(error).startswith("worker 0: RayActorError: gone")
-    assert "\n" not in reason_of(error)
+    assert training_failure(error).reason.startswith("worker 0: RayActorError: gone")
+    assert "\n" not in training_failure(error).reason

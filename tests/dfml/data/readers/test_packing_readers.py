@@ -53,21 +53,21 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
 
 
 def plant(root: Path, source: ImageSource, image: bytes) -> None:
-    """Put another image in an image's place, in whatever it lies."""
+    """Replace an image by another one, in its file or in its tar."""
     if source.file.suffix != ".tar":
         source.file.write_bytes(image)
         return
-    # A tar's member keeps its size; what follows an image's end is passed over.
+    # A tar member keeps its size; decoders ignore bytes after an image's end.
     content = bytearray(source.file.read_bytes())
     content[source.offset : source.offset + source.size] = image.ljust(source.size, b"\0")[: source.size]
     source.file.write_bytes(content)
 
 
-def assert_same(manifest: Manifest, place: Path, sources: list[ImageSource]) -> None:
-    """What is read back is what the reader listed."""
+def assert_same(manifest: Manifest, uri: Path, sources: list[ImageSource]) -> None:
+    """Check that the images that are read back are those that the reader listed."""
     found = []
     for split, counts in manifest.splits.items():
-        images = ShardedImages(place, split)
+        images = ShardedImages(uri, split)
         assert len(images) == counts.rows
         for row, path in enumerate(images.paths):
             found.append((split, path, images.class_names[images.labels[row]], images.encoded(row)))
@@ -99,7 +99,7 @@ def test_every_layout_comes_back_as_it_was_read(layout: Layout, tmp_path: Path, 
 def test_unusual_images_have_the_right_pixels_in_every_layout(
     layout: Layout, tmp_path: Path, image: bytes, size: tuple[int, int], first: tuple[int, int, int]
 ) -> None:
-    """Whatever the file's name ends in."""
+    """The file's extension doesn't matter."""
     source = layout[1](tmp_path / "root")[1]
     plant(tmp_path / "root", source, image)
     sources = layout[1](tmp_path / "root")
@@ -124,7 +124,7 @@ def test_bad_images_are_one_sentence_or_left_out_in_every_layout(layout: Layout,
         pack(sources, out, "mine", 6_000)
     sentence = str(refusal.value)
     assert sentence.startswith(f"{bad[0].path} can't be decoded (")
-    assert f"nor can 1 more ({bad[1].path}): mend" in sentence
+    assert f"nor can 1 more ({bad[1].path}); fix" in sentence
     assert "\n" not in sentence
     assert not (out / FILE_NAME).exists()
     assert not list(out.rglob("*.partial"))
@@ -144,7 +144,7 @@ def test_imagenet_from_tars_is_imagenet_from_folders_to_the_byte(tmp_path: Path)
 
 
 def test_a_tar_that_ends_within_its_last_image_is_refused(tmp_path: Path) -> None:
-    """A download that was cut short: skip_bad must not take it for bad images."""
+    """A download was cut short: `skip_bad` must not skip its images as bad ones."""
     imagenet_tars(tmp_path / "root")
     file = tmp_path / "root" / "ILSVRC2012_img_val.tar"
     with tarfile.open(file) as tar:
@@ -155,7 +155,7 @@ def test_a_tar_that_ends_within_its_last_image_is_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "out" / FILE_NAME).exists()
 
 
-def test_colour_profiles_do_not_keep_an_image_from_being_packed(tmp_path: Path) -> None:
+def test_color_profiles_do_not_keep_an_image_from_being_packed(tmp_path: Path) -> None:
     folder(tmp_path / "root")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     source = read_folder(tmp_path / "root")[0]

@@ -1,4 +1,4 @@
-"""The readers, on miniatures in the layouts in which the data sets are published, and on what may be wrong with them."""
+"""The readers, on miniatures in the layouts of the published data sets, and on malformed ones."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def counts(sources: list[ImageSource]) -> dict[str, tuple[int, int]]:
 
 
 def refused(read: Callable[[], object], *parts: str) -> None:
-    """Reading is refused in one sentence that says all of `parts`."""
+    """Check that reading is refused in one sentence that contains all of `parts`."""
     with pytest.raises(InvalidInput) as refusal:
         read()
     sentence = str(refusal.value)
@@ -246,7 +246,7 @@ def test_a_dangling_link_is_named(tmp_path: Path) -> None:
 
 def test_unknown_set_is_refused_with_those_known(tmp_path: Path) -> None:
     for ask in (lambda: read_benchmark_set("birds", tmp_path), lambda: check_counts("birds", [])):
-        refused(ask, "unknown data set 'birds': name one of cub, cars, sop, inshop, imagenet")
+        refused(ask, "unknown data set 'birds'; name one of cub, cars, sop, inshop, imagenet")
 
 
 EBAY = "Stanford_Online_Products/Ebay_train.txt"
@@ -361,8 +361,8 @@ def test_an_inner_tar_that_is_none_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("validation_ids", "says"),
     [
-        (VALIDATION_IDS[:-1], ["ILSVRC2012_val_00000008.JPEG", "7 classes"]),
-        ([*VALIDATION_IDS, 1], ["has 8 images", "has classes of 9"]),
+        (VALIDATION_IDS[:-1], ["ILSVRC2012_val_00000008.JPEG", "classes for 7 images"]),
+        ([*VALIDATION_IDS, 1], ["has 8 images", "has classes for 9"]),
         ([*VALIDATION_IDS[:-1], 5], ["line 8 of", "ILSVRC2012_validation_ground_truth.txt", "class number 5"]),
         ([*VALIDATION_IDS[:-1], "x"], ["line 8 of", "'x'", "not an integer"]),
         ([*VALIDATION_IDS[:-1], "1 2"], ["line 8 of", "2 fields"]),
@@ -413,13 +413,13 @@ def test_train_and_test_as_given_may_share_classes(tmp_path: Path) -> None:
     refused(lambda: read_folder(tmp_path, 0.3), f"class folder {tmp_path / 'more'} has 1 image(s)")
     shutil.rmtree(tmp_path / "more")
     shutil.rmtree(tmp_path / "train" / "dog")
-    refused(lambda: read_folder(tmp_path), f"{tmp_path / 'train'} has 1 class folder: give at least 2")
+    refused(lambda: read_folder(tmp_path), f"{tmp_path / 'train'} has 1 class folder; give at least 2")
 
 
 def test_a_table_may_give_the_split_and_lie_elsewhere(tmp_path: Path) -> None:
     table(tmp_path / "data", split=True)
     lines = (tmp_path / "data" / "table.csv").read_text().splitlines()
-    # Classes 2 and 3 test, 4 and 5 query; of those the last images are the gallery.
+    # Classes 2 and 3 are test, 4 and 5 query; the last image of each query class is in the gallery.
     lines = [re.sub(r"(_2\.jpg.*)query$", r"\1gallery", line) for line in lines]
     file = tmp_path / "elsewhere.csv"
     file.write_text("\ufeff" + "\r\n".join(lines).replace("images/0_0", "./images//0_0"), encoding="utf-8")
@@ -439,14 +439,14 @@ A, B = "a.jpg,cat,train\n", "b.jpg,cat,train\n"
         ("", ["table.csv has no rows", "path", "label"]),
         (HEADINGS, ["table.csv has no rows"]),
         ("path,class\na.jpg,cat\n", ["line 1 of", "table.csv", "['path', 'class']", "not 'label'"]),
-        ("path;label\na.jpg;cat\n", ["line 1 of", "['path;label']", "not 'path'", "commas"]),
+        ("path;label\na.jpg;cat\n", ["line 1 of", "['path;label']", "not 'path'", "comma"]),
         (HEADINGS + A + "b.jpg,cat,val\n", ["line 3 of", "split 'val'", "train, test, query, gallery"]),
         (HEADINGS + A + "b.jpg,cat,\n", ["line 3 of", "split ''"]),
         (HEADINGS + A + "b.jpg, ,train\n", ["line 3 of", "has no label"]),
         (HEADINGS + A + ",cat,train\n", ["line 3 of", "has no path"]),
         (HEADINGS + A + "b.jpg,cat\n", ["line 3 of", "2 fields", "3 headings"]),
         (HEADINGS + A + "b.jpg,cat,train,x\n", ["line 3 of", "4 fields", "3 headings"]),
-        (HEADINGS + A + B + "./a.jpg,cat,train\n", ["line 4 of", "'a.jpg'", "line 2 of", "has too"]),
+        (HEADINGS + A + B + "./a.jpg,cat,train\n", ["line 4 of", "'a.jpg'", "line 2 of", "has, too"]),
         (HEADINGS + A + "c.jpg,cat,train\n", ["c.jpg doesn't exist", "line 3 of"]),
         (HEADINGS + A + "/b.jpg,cat,train\n", ["line 3 of", "'/b.jpg'", "leads out"]),
         (HEADINGS + A + "x/../../b.jpg,cat,train\n", ["line 3 of", "'x/../../b.jpg'", "leads out"]),
@@ -454,8 +454,8 @@ A, B = "a.jpg,cat,train\n", "b.jpg,cat,train\n"
         (HEADINGS + A + "\udcff.jpg,cat,train\n", ["line 3 of", "not UTF-8"]),
         (HEADINGS + A + '"b.jpg,cat,train\n' + A, ["line 3 of", "not CSV"]),
         (HEADINGS + A + '\n"b\n.jpg",cat,val\n', ["line 4 of", "split 'val'"]),
-        (HEADINGS + A + B + "c.jpg,dog,train\n", ["line 4 of", "'dog'", "no other image shares"]),
-        (HEADINGS + A + "b.jpg,cat,query\n", ["line 3 of", "'cat'", "no other image of the gallery shares"]),
+        (HEADINGS + A + B + "c.jpg,dog,train\n", ["line 4 of", "'dog'", "no other image;"]),
+        (HEADINGS + A + "b.jpg,cat,query\n", ["line 3 of", "'cat'", "no other image in the gallery;"]),
         ("path,label\na.jpg,cat\nb.jpg,cat\n", ["table.csv has 1 classes", "at least 2"]),
     ],
 )

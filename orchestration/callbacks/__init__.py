@@ -1,0 +1,1 @@
+"""Callbacks that show a running sweep: console, Prometheus and Grafana, Weights & Biases."""
