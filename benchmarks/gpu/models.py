@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def is_resnet(name: str) -> bool:
-    return name.startswith("resnet")
+    return "resnet" in name
 
 
 def weights_of(name: str) -> str:

@@ -13,6 +13,8 @@ class Sizes:
         batch: images per training step.
         image: side of an image, in pixels.
         small, base, cnn: timm's names of the three models whose speed is measured.
+        vit, resnet: the two models whose gradients are compared.
+        vit_blocks: the first, a middle and the last block of `vit`.
         turns: how often each variant of a step is timed.
         calls: calls of the step each time.
         path_images: images on which paths are compared.
@@ -29,6 +31,9 @@ class Sizes:
     small: str
     base: str
     cnn: str
+    vit: str
+    resnet: str
+    vit_blocks: str
     turns: int
     calls: int
     path_images: int
@@ -51,6 +56,9 @@ FULL = Sizes(
     small="deit_small_distilled_patch16_224",
     base="vit_base_patch16_224",
     cnn="resnet50",
+    vit="vit_tiny_patch16_224",
+    resnet="resnet18",
+    vit_blocks="0,5,11",
     turns=6,
     calls=2,
     path_images=4,
@@ -67,13 +75,16 @@ FULL = Sizes(
     emoji_flags="--batch-size 48 --IPC 2 --image-size 64 --set test_size=96",
 )
 
-# To try the checks' code on a machine without a GPU.
+# To try the code of the checks without a GPU. timm tests itself with these models.
 TINY = Sizes(
     batch=4,
     image=32,
-    small="deit_tiny_distilled_patch16_224",
-    base="vit_tiny_patch16_224",
-    cnn="resnet18",
+    small="test_vit3",
+    base="test_vit4",
+    cnn="test_resnet",
+    vit="test_vit3",
+    resnet="test_resnet",
+    vit_blocks="0,4,8",
     turns=1,
     calls=1,
     path_images=2,
@@ -86,6 +97,7 @@ TINY = Sizes(
     point_classes=100,
     matrix=64,
     copied_bytes=2**16,
-    photo_flags="--batch-size 8 --epochs 2",
-    emoji_flags="--batch-size 1200 --image-size 32",
+    photo_flags="--batch-size 8 --epochs 1 --warm 0",
+    emoji_flags="--batch-size 1200 --image-size 32 --epochs 1 --warm 0 "
+    "--model test_resnet --sub-blocks 4 --readpath random",
 )

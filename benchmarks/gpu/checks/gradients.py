@@ -13,23 +13,8 @@ from benchmarks.gpu.masked import Masked
 from benchmarks.gpu.measure import relative_error, tf32
 from benchmarks.gpu.models import CPU, LITE, labels_for, noise, objective_of, placed, recipe_of
 
-VIT = "vit_tiny_patch16_224"
 # As published, some terms are too small for an error in them to show.
 LARGER_TERMS = {"embedding_reconstruction": 0.5, "stream_reconstruction": 0.05, "balance_weight": 0.2}
-
-# Model, side of an image, images, values of the recipe.
-CASES: tuple[tuple[str, int, int, dict[str, object]], ...] = (
-    (VIT, 32, 7, {}),
-    (VIT, 32, 7, {"sparse_training": True}),
-    # Here, and for resnet18 with two images, so few tokens or images that sub-blocks stay empty.
-    (VIT, 32, 1, {"blocks": "0,5,11"}),
-    ("resnet18", 64, 2, {}),
-    ("resnet18", 64, 5, {}),
-    ("resnet18", 64, 5, {"sparse_training": True}),
-    (LITE, 64, 5, {"weights": "pretrained"}),
-    (VIT, 32, 7, {"activation_checkpointing": True, "blocks": "0,2-3"}),
-    (VIT, 32, 7, {"gradient_accumulation": 3, "blocks": "0,2-3"}),
-)
 
 
 def check_gradients(context: Context) -> None:
@@ -37,7 +22,21 @@ def check_gradients(context: Context) -> None:
 
     For every family, exact and sparse, with empty sub-blocks, and with options that save memory.
     """
-    for name, image, batch, values in CASES:
+    sizes = context.sizes
+    # Model, side of an image, images, values of the recipe.
+    cases: tuple[tuple[str, int, int, dict[str, object]], ...] = (
+        (sizes.vit, 32, 7, {}),
+        (sizes.vit, 32, 7, {"sparse_training": True}),
+        # In this case and the next, tokens or images are so few that sub-blocks stay empty.
+        (sizes.vit, 32, 1, {"blocks": sizes.vit_blocks}),
+        (sizes.resnet, 64, 2, {}),
+        (sizes.resnet, 64, 5, {}),
+        (sizes.resnet, 64, 5, {"sparse_training": True}),
+        (LITE, 64, 5, {"weights": "pretrained"}),
+        (sizes.vit, 32, 7, {"activation_checkpointing": True, "blocks": "0,2-3"}),
+        (sizes.vit, 32, 7, {"gradient_accumulation": 3, "blocks": "0,2-3"}),
+    )
+    for name, image, batch, values in cases:
         _check_in_float64(context, name, image, batch, values)
     _check_lower_precisions(context)
 
@@ -64,7 +63,7 @@ def _check_in_float64(context: Context, name: str, image: int, batch: int, value
 
 def _check_lower_precisions(context: Context) -> None:
     report = context.report
-    ours = objective_of(recipe_of(VIT, 32, **LARGER_TERMS))
+    ours = objective_of(recipe_of(context.sizes.vit, 32, **LARGER_TERMS))
     images, labels = noise(7, 32, CPU), labels_for(7, CPU)
     _, truth = gradients(ours, images, labels)
     ours = placed(ours, context.device)
