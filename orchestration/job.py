@@ -114,6 +114,7 @@ def config_of(job: TrialJob) -> dict[str, Any]:
     return {JOB: job}
 
 
-def job_in(config: dict[str, Any]) -> Any:
-    """Return the `TrialJob` or `WinnerJob` in a configuration."""
-    return config[JOB]
+def job_in(config: dict[str, Any]) -> TrialJob:
+    """Return the job in a configuration; for a run of the winner it is a `WinnerJob`."""
+    job: TrialJob = config[JOB]
+    return job

@@ -106,8 +106,8 @@ def read_manifest(uri: str | Path) -> Manifest:
         content = json.loads(_content(uri))
         version = content["format_version"]
         if version != FORMAT_VERSION:
-            mend = "update the code" if version > FORMAT_VERSION else "pack the data set again"
-            raise InvalidInput(f"{path} has format version {version}; this code reads {FORMAT_VERSION}; {mend}")
+            advice = "update the code" if version > FORMAT_VERSION else "pack the data set again"
+            raise InvalidInput(f"{path} has format version {version}; this code reads {FORMAT_VERSION}; {advice}")
         return Manifest.model_validate(content)
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         reason = one_line(error)

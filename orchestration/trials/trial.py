@@ -13,7 +13,7 @@ from dfml import storage
 from dfml.protocol import PROTOCOLS
 from dfml.task import SCORE
 from orchestration.cluster.ray_internals import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
-from orchestration.job import TrialJob, WinnerJob, config_of, job_in
+from orchestration.job import TrialJob, config_of, job_in
 from orchestration.messages import TrialFailed, result_of
 from orchestration.sweep_folder import layout
 from orchestration.trials import worker
@@ -41,7 +41,7 @@ def run_winner(config: dict[str, Any]) -> None:
     Args:
         config: the configuration that holds a `WinnerJob`.
     """
-    job: WinnerJob = job_in(config)
+    job = job_in(config)
     scored = PROTOCOLS[job.settings.protocol].scores_on_test
     _fit(worker.train_winner, job, _best_and_last() if scored else CheckpointConfig(num_to_keep=1))
 

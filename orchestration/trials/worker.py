@@ -41,7 +41,7 @@ def train_trial(config: dict[str, Any]) -> None:
     """
     from dfml.data.split import training_and_validation
 
-    job: TrialJob = job_in(config)
+    job = job_in(config)
     if PROTOCOLS[job.settings.protocol].scores_on_test:
         training = _training(job, _all_training_classes(job), _test(job))
     else:
@@ -64,7 +64,8 @@ def train_winner(config: dict[str, Any]) -> None:
     from dfml.distributed import rank
     from orchestration.trials.test_score import score_on_test, store
 
-    job: WinnerJob = job_in(config)
+    job = job_in(config)
+    assert isinstance(job, WinnerJob)
     test = _test(job)
     scores_on_test = PROTOCOLS[job.settings.protocol].scores_on_test
     training = _training(job, _all_training_classes(job), test if scores_on_test else None)
