@@ -73,7 +73,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR": (f"{TRAIN}.constants", "a setting that is documented by name only"),
     "CHECKPOINT_MANAGER_SNAPSHOT_FILENAME": (
         f"{TRAIN}.constants",
-        "`Result.from_path` fails while Ray writes the file, and doesn't name the latest checkpoint",
+        "the file names the latest checkpoint, which `Result.from_path` doesn't",
     ),
 }
 
