@@ -103,6 +103,9 @@ def training_failure(error: TrainingFailedError) -> Failure:
     for rank, failure in failures:
         if isinstance(failure, OutOfMemoryError) or "low on memory" in str(failure):
             return Failure(f"out of memory on the host, Ray killed worker {rank}: {LESS_MEMORY}", retryable=False)
+        # Memory may run out in Ray's own part of a worker, beside the train loop.
+        if isinstance(getattr(failure, "health_check_failure", None), MemoryError):
+            return Failure(f"out of memory on the host, in worker {rank}: {LESS_MEMORY}", retryable=False)
     rank, failure = failures[0]
     return Failure(f"worker {rank}: {_first_line(getattr(failure, 'health_check_failure', failure))}", retryable=True)
 

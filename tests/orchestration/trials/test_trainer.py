@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.train import ControllerError, FailureConfig, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
@@ -101,6 +101,13 @@ def test_a_worker_that_ray_ended_for_memory_is_not_retried() -> None:
         error = WorkerGroupError("", {2: failure})
         assert policy()[0].make_decision(error) is RAISE
         assert "out of memory on the host, Ray killed worker 2" in training_failure(error).reason
+
+
+def test_memory_that_runs_out_in_rays_part_of_a_worker_is_not_retried() -> None:
+    raised = RayTaskError("poll_status", "a traceback", MemoryError()).as_instanceof_cause()
+    error = WorkerGroupError("", {1: WorkerHealthCheckFailedError("failed", raised)})
+    assert policy()[0].make_decision(error) is RAISE
+    assert training_failure(error).reason.startswith("out of memory on the host, in worker 1: lower batch_size")
 
 
 def test_waiting_for_resources_is_no_failure() -> None:
