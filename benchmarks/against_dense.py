@@ -27,9 +27,9 @@ import yaml
 from scipy.stats import t
 
 from dfml.command_line import assignment
-from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY, locate, recall_at
-from dfml.data.split import subset_of_classes
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.evaluate import score
 from dfml.recipe import Recipe, recipe_from
 from dfml.train import Training

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import locate
-from dfml.data.split import ClassSubset, subset_of_classes, training_and_validation
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset, subset_of_classes, training_and_validation
 from dfml.recipe import recipe_from
 from dfml.task import SCORE
 from dfml.train import Training, TrainingDiverged

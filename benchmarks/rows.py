@@ -27,10 +27,10 @@ CLASSES, SHARDS, BATCH = 1000, 4500, 256
 
 def packed(work: Path, rows: int) -> Path:
     """Pack images of 4 × 4 pixels, all different, and return the URI of the data set."""
-    from dfml.data.cores import map_in_processes
-    from dfml.data.manifest import is_packed
-    from dfml.data.packing import pack
-    from dfml.data.source import ImageSource
+    from dfml.data.format.manifest import is_packed
+    from dfml.data.packing.cores import map_in_processes
+    from dfml.data.packing.pack import pack
+    from dfml.data.packing.source import ImageSource
 
     uri = work / f"rows-{rows}"
     if is_packed(uri):
@@ -59,11 +59,11 @@ def measure(uri: Path) -> None:
     import psutil
     import torch
 
-    from dfml.data.dataset import ShardedImages
-    from dfml.data.loader import training_batches
-    from dfml.data.order import epoch_batches
-    from dfml.data.split import training_and_validation
-    from dfml.data.transforms import Normalization
+    from dfml.data.streaming.loader import training_batches
+    from dfml.data.streaming.order import epoch_batches
+    from dfml.data.streaming.sharded_images import ShardedImages
+    from dfml.data.streaming.split import training_and_validation
+    from dfml.data.streaming.transforms import Normalization
     from dfml.recipe import recipe_from
 
     torch.set_num_threads(1)

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dfml.data.cache import Cache, default_folder
-from dfml.data.cores import available, map_in_processes
 from dfml.data.datasets import PACKED, locate
-from dfml.data.manifest import is_packed
-from dfml.data.packing import pack
-from dfml.data.progress import BytesDone
-from dfml.data.readers import BENCHMARK_SETS, check_counts, read_benchmark_set
+from dfml.data.format.manifest import is_packed
+from dfml.data.packing.cores import available, map_in_processes
+from dfml.data.packing.pack import pack
+from dfml.data.packing.progress import BytesDone
+from dfml.data.packing.readers import BENCHMARK_SETS, check_counts, read_benchmark_set
+from dfml.data.streaming.cache import Cache, default_folder
 from dfml.distributed import rank
 from dfml.errors import InvalidInput, RunFailed
 from dfml.task import heading

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfml.data.images import to_rgb
-from dfml.data.transforms import Normalization, evaluation_transform
+from dfml.data.format.images import to_rgb
+from dfml.data.streaming.transforms import Normalization, evaluation_transform
 from dfml.errors import InvalidInput
 from dfml.factorized import BothPaths, FactorizedBackbone, ForwardPath, factorize
 from dfml.pretrained import create_backbone, pretrained_classifier, sub_blocks_of

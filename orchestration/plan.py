@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from dfml.data.cache import Cache, default_folder
-from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import REPOSITORY
-from dfml.data.evaluation_set import splits_for_test
-from dfml.data.manifest import read_manifest
-from dfml.data.order import epoch_batches
-from dfml.data.split import holdout_rows
+from dfml.data.format.manifest import read_manifest
+from dfml.data.streaming.cache import Cache, default_folder
+from dfml.data.streaming.evaluation_set import splits_for_test
+from dfml.data.streaming.order import epoch_batches
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import holdout_rows
 from dfml.errors import InvalidInput
 from dfml.protocol import PROTOCOLS, ProtocolName
 from dfml.recipe import Recipe, recipe_from

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, nullcontext
 
 from dfml import storage
-from dfml.data.cache import Cache
+from dfml.data.streaming.cache import Cache
 from dfml.errors import InvalidInput, RunFailed
 from orchestration.callback import SweepCallback
 from orchestration.callbacks.console import Console

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dfml import storage
-from dfml.data.manifest import manifest_sha256
+from dfml.data.format.manifest import manifest_sha256
 from dfml.errors import InvalidInput
 from orchestration.plan import Plan, git_revision, versions
 from orchestration.search.widening import why_not_superset

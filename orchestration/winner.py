@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from dfml import storage
-from dfml.data.manifest import manifest_sha256, read_manifest
+from dfml.data.format.manifest import manifest_sha256, read_manifest
 from dfml.errors import RunFailed
 from dfml.protocol import PROTOCOLS
 from orchestration.job import SweepSettings, WinnerJob, config_of

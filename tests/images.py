@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from dfml.data.shards import ImageRow
+from dfml.data.format.shards import ImageRow
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

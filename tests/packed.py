@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dfml.data.shards import ImageRow
+from dfml.data.format.shards import ImageRow
 from tests.images import encoded
 
 

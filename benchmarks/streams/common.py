@@ -47,7 +47,7 @@ Batches = Callable[[int], Iterable[Sequence[Tensor]]]
 
 
 def training_transform() -> v2.Compose:
-    """Return dfml.data.transforms.training_transform with ImageNet's normalization."""
+    """Return dfml.data.streaming.transforms.training_transform with ImageNet's normalization."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(IMAGE_SIZE, scale=(0.08, 1.0), antialias=True),

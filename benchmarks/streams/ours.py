@@ -9,14 +9,14 @@ import torch
 from common import CHUNK_BYTES, Batches, Options, listed, main
 from torch import Tensor
 
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.loader import training_batches
-from dfml.data.order import epoch_batches
-from dfml.data.packing import pack
-from dfml.data.source import ImageSource
-from dfml.data.split import subset_of_classes
-from dfml.data.transforms import Normalization
+from dfml.data.packing.pack import pack
+from dfml.data.packing.source import ImageSource
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.order import epoch_batches
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
+from dfml.data.streaming.transforms import Normalization
 from dfml.recipe import recipe_from
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -29,8 +29,8 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from dfml.data.packing import pack
-from dfml.data.shards import ImageRow
+from dfml.data.format.shards import ImageRow
+from dfml.data.packing.pack import pack
 
 SIZE = 64
 # Factor for SVG drawings: at 64 px, resvg renders jagged edges for shapes with filters.

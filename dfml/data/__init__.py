@@ -1,4 +1,4 @@
-"""The path from images to batches: one file per step, independent of models and clusters.
+"""The path from images to batches, independent of models and clusters.
 
-readers → packing → shards, index, manifest | cache → dataset → split → order → fetching, loader
+`packing` writes the files that `format` describes, `streaming` reads them.
 """

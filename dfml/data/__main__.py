@@ -12,16 +12,16 @@ from pathlib import Path
 
 from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, byte_count, count, exit_code
-from dfml.data.cache import Cache, default_folder
-from dfml.data.cores import available, map_in_processes
 from dfml.data.datasets import DATASETS
-from dfml.data.manifest import Manifest, is_packed, manifest_sha256, read_manifest
-from dfml.data.packing import SHARD_BYTES, Runner, pack
-from dfml.data.progress import BytesDone
-from dfml.data.readers import BENCHMARK_SETS, check_counts, read_benchmark_set, read_folder, read_table
-from dfml.data.readers.imagenet import read_imagenet
-from dfml.data.readers.packed import read_packed
-from dfml.data.source import ImageSource
+from dfml.data.format.manifest import Manifest, is_packed, manifest_sha256, read_manifest
+from dfml.data.packing.cores import available, map_in_processes
+from dfml.data.packing.pack import SHARD_BYTES, Runner, pack
+from dfml.data.packing.progress import BytesDone
+from dfml.data.packing.readers import BENCHMARK_SETS, check_counts, read_benchmark_set, read_folder, read_table
+from dfml.data.packing.readers.imagenet import read_imagenet
+from dfml.data.packing.readers.packed import read_packed
+from dfml.data.packing.source import ImageSource
+from dfml.data.streaming.cache import Cache, default_folder
 from dfml.errors import InvalidInput, RunFailed
 
 DAMAGED = 1
@@ -229,7 +229,7 @@ def run_info(arguments: argparse.Namespace, run: Runner | None) -> None:
 
 
 def run_verify(arguments: argparse.Namespace, run: Runner | None) -> int:
-    from dfml.data.verify import verify
+    from dfml.data.packing.verify import verify
 
     problems = 0
     with BytesDone("verifying") as progress:
@@ -246,7 +246,7 @@ def run_verify(arguments: argparse.Namespace, run: Runner | None) -> int:
 
 def run_sample(arguments: argparse.Namespace, run: Runner | None) -> None:
     from dfml.data.contact_sheet import contact_sheet
-    from dfml.data.dataset import ShardedImages
+    from dfml.data.streaming.sharded_images import ShardedImages
 
     if arguments.out.suffix.lower() != ".png":
         raise InvalidInput(f"--out {arguments.out} isn't the name of a PNG file; end it in .png")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from dfml.data.dataset import ShardedImages
+from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.image_grid import Cell, Look, draw_grid
 
 SHEET_LOOK = Look(side=144, gap=6, text=11)

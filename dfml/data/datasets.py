@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from dfml import storage
-from dfml.data.manifest import is_packed
-from dfml.data.readers import BENCHMARK_SETS
+from dfml.data.format.manifest import is_packed
+from dfml.data.packing.readers import BENCHMARK_SETS
 from dfml.errors import InvalidInput
 
 REPOSITORY = Path(__file__).resolve().parents[2]

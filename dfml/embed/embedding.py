@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfml.data.cores import available
-from dfml.data.transforms import evaluation_crop, to_tensor
+from dfml.data.packing.cores import available
+from dfml.data.streaming.transforms import evaluation_crop, to_tensor
 from dfml.embed.folder import Undecodable, read_image
 from dfml.embedding_model import EmbeddingModel
 from dfml.factorized import ForwardPath

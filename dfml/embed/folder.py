@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dfml.data.images import UNDECODABLE, decode, undecodable_reason
-from dfml.data.readers.files import image_files
+from dfml.data.format.images import UNDECODABLE, decode, undecodable_reason
+from dfml.data.packing.readers.files import image_files
 from dfml.errors import InvalidInput
 
 # The largest ratio of an image's longer side to its shorter one. The shorter side is resized to the

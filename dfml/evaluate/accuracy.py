@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dfml.data.loader import evaluation_batches
-from dfml.data.split import ClassSubset
+from dfml.data.streaming.loader import evaluation_batches
+from dfml.data.streaming.split import ClassSubset
 from dfml.distributed import rank, sum_over_ranks, world_size
 from dfml.embedding_model import EmbeddingModel
 from dfml.errors import InvalidInput

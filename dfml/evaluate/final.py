@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dfml.data.cache import Cache
 from dfml.data.datasets import recall_at
-from dfml.data.evaluation_set import images_for_test
-from dfml.data.split import ClassSubset
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.evaluation_set import images_for_test
+from dfml.data.streaming.split import ClassSubset
 from dfml.embedding_model import EmbeddingModel
 from dfml.evaluate.accuracy import accuracy
 from dfml.evaluate.scoring import embed, embed_set

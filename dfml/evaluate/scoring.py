@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfml.data.evaluation_set import EvaluationSet
-from dfml.data.loader import evaluation_batches
-from dfml.data.split import ClassSubset
+from dfml.data.streaming.evaluation_set import EvaluationSet
+from dfml.data.streaming.loader import evaluation_batches
+from dfml.data.streaming.split import ClassSubset
 from dfml.distributed import gather, rank, world_size
 from dfml.metrics import clustering_metrics, retrieval_metrics
 
 if TYPE_CHECKING:
-    from dfml.data.transforms import Normalization
+    from dfml.data.streaming.transforms import Normalization
     from dfml.recipe import Recipe
 
 Embedder = Callable[[Tensor], Tensor]  # transformed images (B, 3, H, W) to L2-normalized embeddings (B, D)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dfml.data.transforms import evaluation_sizes
+from dfml.data.streaming.transforms import evaluation_sizes
 from dfml.embedding_model import EmbeddingModel
 
 INPUT = "images"

@@ -16,10 +16,10 @@ from dfml import storage
 from dfml.checkpoint import load
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code, print_error
 from dfml.commands import cache_of, data_uri, loader_workers, print_metrics, print_rank0, processes
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.manifest import manifest_sha256, read_manifest
-from dfml.data.split import ClassSubset, subset_of_classes, training_and_validation
+from dfml.data.format.manifest import manifest_sha256, read_manifest
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset, subset_of_classes, training_and_validation
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
 from dfml.evaluate.final import metrics_on_test

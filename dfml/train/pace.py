@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from dfml.data.loader import Batch
+from dfml.data.streaming.loader import Batch
 from dfml.distributed import max_over_ranks, sum_over_ranks
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dfml.checkpoint import load_training_state, save_training_state
-from dfml.data.evaluation_set import EvaluationSet
-from dfml.data.loader import evaluation_batches, training_batches
-from dfml.data.order import epoch_batches
-from dfml.data.split import ClassSubset
+from dfml.data.streaming.evaluation_set import EvaluationSet
+from dfml.data.streaming.loader import evaluation_batches, training_batches
+from dfml.data.streaming.order import epoch_batches
+from dfml.data.streaming.split import ClassSubset
 from dfml.distributed import mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
 from dfml.errors import InvalidInput

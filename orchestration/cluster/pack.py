@@ -15,7 +15,7 @@ import ray
 
 # isort: on
 from dfml.data.__main__ import main
-from dfml.data.packing import Job, Packed
+from dfml.data.packing.pack import Job, Packed
 from dfml.errors import RunFailed, one_line
 from orchestration.cluster.connection import cluster
 
@@ -23,7 +23,7 @@ AHEAD = 2  # jobs per core that are submitted: no core idles, and little memory 
 
 
 def map_on_cluster(pack_one: Callable[[Job], Packed], jobs: Sequence[Job]) -> Generator[tuple[Job, Packed], None, None]:
-    """Run the jobs of `dfml.data.packing`, one Ray task per shard; tasks of a lost node run again.
+    """Run packing's jobs, one Ray task per shard; tasks of a lost node run again.
 
     Raises:
         InvalidInput: the process of a task was killed each time.

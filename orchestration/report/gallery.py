@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.evaluation_set import splits_for_test
-from dfml.data.manifest import read_manifest
+from dfml.data.format.manifest import read_manifest
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.evaluation_set import splits_for_test
+from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.image_grid import Cell, Look, draw_grid
 from orchestration.report.results import Results
 from orchestration.report.style import INK, RIGHT, WRONG

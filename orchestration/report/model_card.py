@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dfml.data.transforms import evaluation_sizes
+from dfml.data.streaming.transforms import evaluation_sizes
 from dfml.protocol import PROTOCOLS
 from dfml.recipe import recipe_from
 from dfml.task import TASKS

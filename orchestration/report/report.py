@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dfml import storage
-from dfml.data.cache import Cache
+from dfml.data.streaming.cache import Cache
 from orchestration.report import gallery, optuna_charts, routers
 from orchestration.report.costs import time_of_trials
 from orchestration.report.curves import learning_curves

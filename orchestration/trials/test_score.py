@@ -20,8 +20,8 @@ from orchestration.trials.outcome import Outcome, count_evaluation
 from orchestration.trials.retrievals import retrievals
 
 if TYPE_CHECKING:
-    from dfml.data.evaluation_set import EvaluationSet
-    from dfml.data.split import ClassSubset
+    from dfml.data.streaming.evaluation_set import EvaluationSet
+    from dfml.data.streaming.split import ClassSubset
     from dfml.train import Training
 
 

@@ -22,10 +22,10 @@ from orchestration.trials.outcome import count_evaluation
 from orchestration.trials.process_group import init_process_group
 
 if TYPE_CHECKING:
-    from dfml.data.cache import Cache
-    from dfml.data.dataset import ShardedImages
-    from dfml.data.evaluation_set import EvaluationSet
-    from dfml.data.split import ClassSubset
+    from dfml.data.streaming.cache import Cache
+    from dfml.data.streaming.evaluation_set import EvaluationSet
+    from dfml.data.streaming.sharded_images import ShardedImages
+    from dfml.data.streaming.split import ClassSubset
     from dfml.train import Training
 
 
@@ -39,7 +39,7 @@ def train_trial(config: dict[str, Any]) -> None:
     Args:
         config: the configuration that holds a `TrialJob`.
     """
-    from dfml.data.split import training_and_validation
+    from dfml.data.streaming.split import training_and_validation
 
     job = job_in(config)
     if PROTOCOLS[job.settings.protocol].scores_on_test:
@@ -84,25 +84,25 @@ def train_winner(config: dict[str, Any]) -> None:
 
 
 def _images(job: TrialJob, split: str) -> ShardedImages:
-    from dfml.data.dataset import ShardedImages
+    from dfml.data.streaming.sharded_images import ShardedImages
 
     return ShardedImages(job.settings.data, split, _cache(job))
 
 
 def _all_training_classes(job: TrialJob) -> ClassSubset:
-    from dfml.data.split import subset_of_classes
+    from dfml.data.streaming.split import subset_of_classes
 
     return subset_of_classes(_images(job, "train"))
 
 
 def _test(job: TrialJob) -> EvaluationSet:
-    from dfml.data.evaluation_set import images_for_test
+    from dfml.data.streaming.evaluation_set import images_for_test
 
     return images_for_test(job.settings.data, job.recipe.task, _cache(job))
 
 
 def _cache(job: TrialJob) -> Cache:
-    from dfml.data.cache import Cache, default_folder
+    from dfml.data.streaming.cache import Cache, default_folder
 
     # The default folder depends on the node.
     folder = Path(job.settings.cache_dir) if job.settings.cache_dir else default_folder()

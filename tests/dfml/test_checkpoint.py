@@ -18,7 +18,7 @@ from torch import nn
 
 import dfml
 from dfml.checkpoint import CONFIG, WEIGHTS, save_model
-from dfml.data.images import decode
+from dfml.data.format.images import decode
 from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone

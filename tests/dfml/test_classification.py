@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from dfml.checkpoint import load, save_model
-from dfml.data.dataset import ShardedImages
-from dfml.data.images import decode
-from dfml.data.manifest import read_manifest
-from dfml.data.packing import pack
-from dfml.data.readers.imagenet import read_imagenet
-from dfml.data.shards import ImageRow
-from dfml.data.split import holdout_rows, subset_of_classes, training_and_validation
+from dfml.data.format.images import decode
+from dfml.data.format.manifest import read_manifest
+from dfml.data.format.shards import ImageRow
+from dfml.data.packing.pack import pack
+from dfml.data.packing.readers.imagenet import read_imagenet
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import holdout_rows, subset_of_classes, training_and_validation
 from dfml.embedding_model import build_model
 from dfml.errors import InvalidInput
 from dfml.evaluate.accuracy import accuracy

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from dfml.checkpoint import load, save_model
-from dfml.data.dataset import ShardedImages
-from dfml.data.split import subset_of_classes
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.errors import InvalidInput
 from dfml.evaluate import score

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dfml.data.loader import Batch
+from dfml.data.streaming.loader import Batch
 from dfml.train import pace
 from dfml.train.pace import ThroughputMeter
 

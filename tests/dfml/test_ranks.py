@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dfml.data.dataset import ShardedImages
-from dfml.data.split import subset_of_classes
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.distributed import gather, mean_over_ranks, rank, world_size
 from dfml.embedding_model import build_model
 from dfml.losses import CONSTANTS, MetricLossName

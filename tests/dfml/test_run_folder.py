@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import dfml
-from dfml.data.dataset import ShardedImages
-from dfml.data.split import subset_of_classes
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe
 from dfml.train import Training

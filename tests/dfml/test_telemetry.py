@@ -92,8 +92,8 @@ def test_one_sub_block_is_no_collapse() -> None:
 
 
 def test_training_reports_the_routers(tiny_recipe: Recipe, packed: Path) -> None:
-    from dfml.data.dataset import ShardedImages
-    from dfml.data.split import subset_of_classes
+    from dfml.data.streaming.sharded_images import ShardedImages
+    from dfml.data.streaming.split import subset_of_classes
     from dfml.train import Training
 
     training = Training(tiny_recipe, subset_of_classes(ShardedImages(packed, "train")), None, torch.device("cpu"))

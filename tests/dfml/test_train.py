@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
 
-from dfml.data.dataset import ShardedImages
-from dfml.data.split import ClassSubset, subset_of_classes
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset, subset_of_classes
 from dfml.evaluate import embed
 from dfml.objective import is_router
 from dfml.recipe import Recipe, recipe_from

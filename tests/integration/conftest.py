@@ -10,7 +10,7 @@ import pytest
 from ray_head import SETTINGS, Head, free_port, ray_folder, ray_start
 from small_sweep import OFFLINE, TEST_CLASSES, TRAIN_CLASSES, Sweep, first_classes, sweep_of
 
-from dfml.data.packing import pack
+from dfml.data.packing.pack import pack
 from tests import forked
 
 # A sweep would find a cluster that runs on this machine; tests start or name their own.

@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import DATASETS, REPOSITORY
-from dfml.data.shards import ImageRow
+from dfml.data.format.shards import ImageRow
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests import forked
 
 TRAIN_CLASSES, TEST_CLASSES = 40, 16

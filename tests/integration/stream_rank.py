@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.loader import training_batches
-from dfml.data.order import epoch_batches
-from dfml.data.split import ClassSubset
-from dfml.data.transforms import Normalization
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.order import epoch_batches
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset
+from dfml.data.streaming.transforms import Normalization
 from dfml.recipe import recipe_from
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -29,7 +29,7 @@ RECIPE = recipe_from({"image_size": 32, "batch_size": BATCH_SIZE, "images_per_cl
 
 # A fresh process imports torch once for all ranks (5 s of a core) and forks them.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["dfml.data.loader", "dfml.recipe", "boto3"])
+CONTEXT.set_forkserver_preload(["dfml.data.streaming.loader", "dfml.recipe", "boto3"])
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from stream_rank import PLAIN, RECIPE, Job, rows_as_targets
 from torch import Tensor
 
-from dfml.data.dataset import ShardedImages
-from dfml.data.loader import training_batches
+from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests.s3.faults import Fault
 from tests.s3.locations import Streamed
 

@@ -13,7 +13,7 @@ from ray_head import Head
 from small_sweep import Sweep
 
 import dfml
-from dfml.data.dataset import ShardedImages
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests import forked
 from tests.dfml.test_classification import imagenet
 

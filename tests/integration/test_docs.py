@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dfml.data.datasets import REPOSITORY
-from dfml.data.manifest import read_manifest
+from dfml.data.format.manifest import read_manifest
 from tests.benchmark_layouts import draw
 
 pytestmark = [pytest.mark.integration, pytest.mark.views]

@@ -22,7 +22,7 @@ from wandb_files import files_with, offline_runs
 
 import dfml
 from dfml import storage
-from dfml.data.manifest import read_manifest
+from dfml.data.format.manifest import read_manifest
 from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
 

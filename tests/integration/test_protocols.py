@@ -22,9 +22,9 @@ from small_sweep import Sweep
 
 import dfml
 from dfml.baselines import raw_pixels
-from dfml.data.dataset import ShardedImages
-from dfml.data.packing import pack
-from dfml.data.readers import read_benchmark_set
+from dfml.data.packing.pack import pack
+from dfml.data.packing.readers import read_benchmark_set
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests.benchmark_layouts import inshop
 
 pytestmark = pytest.mark.integration

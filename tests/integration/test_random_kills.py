@@ -16,8 +16,8 @@ from nodes import SOON_LOST, TRIAL_PROCESS, WORKER_PROCESS, Console, Nodes, clus
 from small_sweep import Sweep, sweep_of
 
 import dfml
-from dfml.data.dataset import ShardedImages
-from dfml.data.split import training_and_validation
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import training_and_validation
 from dfml.recipe import recipe_from
 from dfml.train import Training
 from orchestration.trials.checkpoints import SNAPSHOT

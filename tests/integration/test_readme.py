@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from small_sweep import Sweep
 
-from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import DATASETS, REPOSITORY
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests import forked
 
 pytestmark = pytest.mark.integration

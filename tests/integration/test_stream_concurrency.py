@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from stream_rank import Job, rows_seen
 
-from dfml.data.dataset import ShardedImages
-from dfml.data.manifest import FILE_NAME, read_manifest
-from dfml.data.order import rank_share
-from dfml.data.packing import pack
+from dfml.data.format.manifest import FILE_NAME, read_manifest
+from dfml.data.packing.pack import pack
+from dfml.data.streaming.order import rank_share
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests.s3.locations import noisy_images, upload
 from tests.s3.proxy import Proxy
 from tests.s3.servers import Server, ceph_available

@@ -16,9 +16,9 @@ from stream_rank import record_of, records
 from streams import always, assert_clean, assert_equal, epoch_of, job_of, once
 
 from dfml import s3
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.manifest import FILE_NAME, FORMAT_VERSION
+from dfml.data.format.manifest import FILE_NAME, FORMAT_VERSION
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.errors import InvalidInput
 from tests.s3.faults import Fault
 from tests.s3.locations import Streamed, use

@@ -14,8 +14,8 @@ import pytest
 from stream_rank import BATCH_SIZE, record_of, records
 from streams import assert_clean, assert_equal, epoch_of, job_of
 
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.errors import InvalidInput, RunFailed
 from tests.s3.locations import SHARDS, Streamed
 

@@ -17,7 +17,7 @@ from small_sweep import TEST_CLASSES, TRAIN_CLASSES, Sweep, sweep_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dfml
-from dfml.data.dataset import ShardedImages
+from dfml.data.streaming.sharded_images import ShardedImages
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from dfml.convert import main as write_factorized
 from dfml.data.datasets import DATASETS
-from dfml.data.packing import pack
+from dfml.data.packing.pack import pack
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone
 from orchestration.search.space import SearchSpace, build_space
@@ -18,9 +18,9 @@ from tests.plans import plan_of
 
 
 def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
-    from dfml.data.dataset import ShardedImages
-    from dfml.data.packing import pack
-    from dfml.data.shards import ImageRow
+    from dfml.data.format.shards import ImageRow
+    from dfml.data.packing.pack import pack
+    from dfml.data.streaming.sharded_images import ShardedImages
 
     images = ShardedImages(DATASETS["emoji"], "train")
     pack([ImageRow(images.encoded(0), "a", "a.webp", "train")], tmp_path, "half")

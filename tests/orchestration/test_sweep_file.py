@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dfml.data.manifest import manifest_sha256
-from dfml.data.packing import pack
+from dfml.data.format.manifest import manifest_sha256
+from dfml.data.packing.pack import pack
 from dfml.errors import InvalidInput
 from orchestration.plan import Plan, git_revision
 from orchestration.search.budget import Budget

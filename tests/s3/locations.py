@@ -22,11 +22,11 @@ from botocore.config import Config
 from PIL import Image
 
 from dfml import storage
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.manifest import FILE_NAME, Shard, read_manifest
-from dfml.data.packing import pack
-from dfml.data.shards import ImageRow
+from dfml.data.format.manifest import FILE_NAME, Shard, read_manifest
+from dfml.data.format.shards import ImageRow
+from dfml.data.packing.pack import pack
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.sharded_images import ShardedImages
 from tests.s3.proxy import Proxy
 from tests.s3.servers import CEPH_TOOLS, Server, ceph_available, ceph_server, moto_server
 

@@ -17,8 +17,8 @@ from benchmarks.gpu.context import ROOT, Context
 from benchmarks.gpu.gradients import Gradients, gradients, without_prefix, worst_error
 from benchmarks.gpu.measure import relative_error, seconds_of
 from benchmarks.gpu.models import CPU, LITE, labels_for, noise, objective_of, placed, recipe_of
-from dfml.data.dataset import ShardedImages
-from dfml.data.split import subset_of_classes
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.distributed import _Gather
 from dfml.metrics import retrieval_metrics
 from dfml.train import Training

@@ -13,12 +13,12 @@ from torchvision.transforms import v2
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.measure import Run, median_seconds, seconds_of
 from benchmarks.gpu.models import SMALL, recipe_of
-from dfml.data.dataset import ShardedImages
-from dfml.data.images import decode
-from dfml.data.loader import training_batches
-from dfml.data.order import epoch_batches
-from dfml.data.split import ClassSubset, subset_of_classes
-from dfml.data.transforms import Normalization, training_transform
+from dfml.data.format.images import decode
+from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.order import epoch_batches
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset, subset_of_classes
+from dfml.data.streaming.transforms import Normalization, training_transform
 from dfml.recipe import Recipe
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.5,) * 3)

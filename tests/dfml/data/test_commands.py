@@ -18,9 +18,9 @@ from PIL import Image
 from dfml.data.__main__ import main
 from dfml.data.contact_sheet import SHEET_LOOK
 from dfml.data.datasets import DATASETS
-from dfml.data.manifest import FILE_NAME, Manifest, read_manifest
-from dfml.data.packing import pack
-from dfml.data.progress import BytesDone
+from dfml.data.format.manifest import FILE_NAME, Manifest, read_manifest
+from dfml.data.packing.pack import pack
+from dfml.data.packing.progress import BytesDone
 from tests.benchmark_layouts import LAYOUTS, imagenet_folders
 from tests.images import ANIMALS
 from tests.packed import class_folders, files_below

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dfml.data.datasets import DATASETS, locate, recall_at
-from dfml.data.packing import pack
+from dfml.data.packing.pack import pack
 from dfml.errors import InvalidInput
 from tests.images import ANIMALS
 

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.images import decode
-from dfml.data.loader import evaluation_batches, training_batches
-from dfml.data.manifest import is_packed, manifest_sha256, read_manifest
-from dfml.data.order import epoch_batches
-from dfml.data.packing import pack
-from dfml.data.shards import ImageRow
-from dfml.data.split import ClassSubset, subset_of_classes
-from dfml.data.transforms import Normalization
+from dfml.data.format.images import decode
+from dfml.data.format.manifest import is_packed, manifest_sha256, read_manifest
+from dfml.data.format.shards import ImageRow
+from dfml.data.packing.pack import pack
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.loader import evaluation_batches, training_batches
+from dfml.data.streaming.order import epoch_batches
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset, subset_of_classes
+from dfml.data.streaming.transforms import Normalization
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe
 from tests.s3.locations import PLACES, new_bucket, noisy_images, use

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dfml.data.cache import Cache
-from dfml.data.dataset import ShardedImages
-from dfml.data.packing import pack
+from dfml.data.packing.pack import pack
+from dfml.data.streaming.cache import Cache
+from dfml.data.streaming.sharded_images import ShardedImages
 from orchestration.report.gallery import galleries
 from orchestration.report.report import write_report
 from orchestration.report.results import Results

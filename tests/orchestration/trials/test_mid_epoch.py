@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfml.data.dataset import ShardedImages
 from dfml.data.datasets import DATASETS
-from dfml.data.split import subset_of_rows
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_rows
 from dfml.recipe import recipe_from
 from dfml.train import Training
 from orchestration.trials.checkpoints import MidEpochCheckpoint

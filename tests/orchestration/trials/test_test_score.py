@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfml.data.dataset import ShardedImages
-from dfml.data.evaluation_set import images_for_test
-from dfml.data.packing import pack
-from dfml.data.split import subset_of_classes
+from dfml.data.packing.pack import pack
+from dfml.data.streaming.evaluation_set import images_for_test
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.recipe import recipe_from
 from dfml.train import Training
 from orchestration.job import SweepSettings, WinnerJob

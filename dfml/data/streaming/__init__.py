@@ -1,0 +1,1 @@
+"""From a packed data set to batches: cache → sharded_images → split → order → fetching → loader."""

@@ -1,0 +1,220 @@
+"""Batches of tensors: their images, augmentation and normalization."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dfml.data.format.shards import ImageRow
+from dfml.data.packing.pack import pack
+from dfml.data.streaming.loader import evaluation_batches, training_batches
+from dfml.data.streaming.order import epoch_batches, rank_share
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import ClassSubset, subset_of_classes, subset_of_rows
+from dfml.data.streaming.transforms import Normalization, evaluation_transform
+from dfml.recipe import Recipe, recipe_from
+from tests import forked
+
+PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+BATCHES = np.array([[0, 7, 3, 12], [30, 5, 9, 21]])
+
+
+@pytest.fixture
+def subset(train_images: ShardedImages) -> ClassSubset:
+    return subset_of_classes(train_images)
+
+
+def drawn(
+    subset: ClassSubset, recipe: Recipe, epoch: int = 1, rank: int = 0, world_size: int = 1
+) -> list[tuple[Tensor, Tensor]]:
+    return list(training_batches(subset, BATCHES, recipe, PLAIN, epoch, rank, world_size, workers=0))
+
+
+def test_targets_are_those_of_the_batches(subset: ClassSubset, tiny_recipe: Recipe) -> None:
+    for (images, targets), batch in zip(drawn(subset, tiny_recipe), BATCHES, strict=True):
+        assert images.shape == (4, 3, 32, 32)
+        assert targets.tolist() == subset.targets[batch].tolist()
+
+
+def test_augmentation_does_not_depend_on_history_or_on_the_world_size(subset: ClassSubset, tiny_recipe: Recipe) -> None:
+    whole = torch.stack([images for images, _ in drawn(subset, tiny_recipe)])
+    torch.manual_seed(1234)
+    for rank in range(3):
+        share = torch.stack([images for images, _ in drawn(subset, tiny_recipe, rank=rank, world_size=3)])
+        assert torch.equal(share, whole[:, rank_share(np.arange(4), rank, 3)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_going_on_at_any_step_gives_the_very_tensors_in_any_world(
+    subset: ClassSubset, tiny_recipe: Recipe, workers: int, world_size: int
+) -> None:
+    batches = epoch_batches(subset.targets, 6, 2, 5, 1)
+    assert len(batches) == 7
+    whole = list(training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0))
+    torch.manual_seed(99)
+    for step in (1,) if workers else (0, 1, len(batches) - 1):
+        shares = [
+            list(training_batches(subset, batches[step:], tiny_recipe, PLAIN, 1, rank, world_size, workers))
+            for rank in range(world_size)
+        ]
+        for number, (images, targets) in enumerate(whole[step:]):
+            for rank, share in enumerate(shares):
+                assert torch.equal(share[number][0], images[rank::world_size])
+                assert torch.equal(share[number][1], targets[rank::world_size])
+
+
+def test_augmentation_of_an_image_is_the_same_in_a_part_of_the_data_set(
+    subset: ClassSubset, tiny_recipe: Recipe
+) -> None:
+    whole = torch.cat([images for images, _ in drawn(subset, tiny_recipe)])
+    part = subset_of_rows(subset.images, np.sort(BATCHES.ravel()))  # whose first member isn't the first row
+    order = np.searchsorted(part.rows, BATCHES)
+    batches = training_batches(part, order, tiny_recipe, PLAIN, 1, 0, 1, workers=0)
+    assert torch.equal(torch.cat([images for images, _ in batches]), whole)
+
+
+def test_augmentation_differs_by_epoch_seed_and_image(subset: ClassSubset, tiny_recipe: Recipe) -> None:
+    first = drawn(subset, tiny_recipe, epoch=1)[0][0]
+    assert not torch.equal(first, drawn(subset, tiny_recipe, epoch=2)[0][0])
+    assert not torch.equal(first, drawn(subset, tiny_recipe.model_copy(update={"seed": 1}), epoch=1)[0][0])
+
+
+def test_an_image_that_comes_twice_in_a_batch_is_augmented_in_two_ways_in_any_world(
+    subset: ClassSubset, tiny_recipe: Recipe
+) -> None:
+    batches = np.array([[3, 5, 3, 3], [5, 3, 6, 7]])
+    whole = [images for images, _ in training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0)]
+    first, again, once_more = whole[0][[0, 2, 3]]
+    assert not torch.equal(first, again)
+    assert not torch.equal(again, once_more)
+    assert not torch.equal(first, once_more)
+    assert torch.equal(whole[1][1], first)
+    for rank in range(2):
+        share = training_batches(subset, batches, tiny_recipe, PLAIN, 1, rank, 2, workers=0)
+        assert all(torch.equal(images, all_[rank::2]) for (images, _), all_ in zip(share, whole, strict=True))
+
+
+def gradient_image(width: int, height: int) -> Image.Image:
+    """Red grows to the right, green downwards."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, 0 * red], axis=-1).astype(np.uint8))
+
+
+def one_image(root: Path) -> ClassSubset:
+    stream = io.BytesIO()
+    gradient_image(64, 64).save(stream, "PNG")
+    pack([ImageRow(stream.getvalue(), "one", "one.png", "train")], root, "one")
+    return subset_of_classes(ShardedImages(root, "train"))
+
+
+def drawings_of_one(root: Path, recipe: Recipe, count: int) -> list[Tensor]:
+    subset = one_image(root)
+    return [
+        next(iter(training_batches(subset, np.array([[0]]), recipe, PLAIN, epoch, 0, 1, 0)))[0][0]
+        for epoch in range(count)
+    ]
+
+
+def test_images_are_flipped_half_of_the_time_and_only_if_the_recipe_says_so(tmp_path: Path) -> None:
+    recipe = recipe_from({"image_size": 32, "crop_scale": 1.0})
+    flipped = [bool(image[0, :, 0].mean() > image[0, :, -1].mean()) for image in drawings_of_one(tmp_path, recipe, 60)]
+    assert 15 < sum(flipped) < 45
+    unflipped = recipe.model_copy(update={"horizontal_flip": False})
+    assert all(image[0, :, 0].mean() < image[0, :, -1].mean() for image in drawings_of_one(tmp_path, unflipped, 20))
+
+
+def test_crops_are_no_smaller_than_the_recipe_says(tmp_path: Path) -> None:
+    def areas(crop_scale: float) -> list[float]:
+        recipe = recipe_from({"image_size": 32, "crop_scale": crop_scale, "horizontal_flip": False})
+        return [
+            float((image[0].max() - image[0].min()) * (image[1].max() - image[1].min()))
+            for image in drawings_of_one(tmp_path, recipe, 40)
+        ]
+
+    assert min(areas(0.08)) < 0.3
+    assert min(areas(0.7)) > 0.55  # the extreme pixels' blending takes a little off
+
+
+def test_evaluation_reads_the_given_rows_in_order_without_augmentation(
+    subset: ClassSubset, tiny_recipe: Recipe
+) -> None:
+    rows = np.array([30, 2, 17])
+    (images, targets), *rest = evaluation_batches(subset, rows, tiny_recipe, PLAIN, workers=0)
+    assert not rest
+    assert targets.tolist() == subset.targets[rows].tolist()
+    transform = evaluation_transform(tiny_recipe, PLAIN)
+    for image, row in zip(images, rows, strict=True):
+        assert torch.equal(image, transform(subset.images.image(row)))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64), (64, 200)])
+def test_evaluation_resizes_the_shorter_side_and_crops_the_center(width: int, height: int) -> None:
+    """The default is 224 of 256; here 32 of 64, so that half of the shorter side is kept."""
+    recipe = recipe_from({"image_size": 32, "test_crop": 0.5})
+    image = evaluation_transform(recipe, PLAIN)(gradient_image(width, height))
+    assert image.shape == (3, 32, 32)
+    for channel, side in ((image[0], width), (image[1], height)):
+        seen = 0.5 * min(width, height) / side
+        assert float(channel.min()) == pytest.approx(0.5 - seen / 2, abs=0.02)
+        assert float(channel.max()) == pytest.approx(0.5 + seen / 2, abs=0.02)
+
+
+def test_evaluation_takes_the_test_size() -> None:
+    recipe = recipe_from({"image_size": 32, "test_size": 48})
+    assert evaluation_transform(recipe, PLAIN)(gradient_image(64, 64)).shape == (3, 48, 48)
+
+
+def test_values_are_normalized_per_channel() -> None:
+    image = Image.new("RGB", (40, 40), (255, 0, 51))
+    transformed = evaluation_transform(
+        recipe_from({"image_size": 32}), Normalization((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
+    )(image)
+    torch.testing.assert_close(transformed[:, 0, 0], torch.tensor([2.0, -1.0, 1.0]))
+
+
+KILLED = """
+import multiprocessing, os, time
+from dfml.data.streaming.loader import _EndsWith
+
+def load(parent):
+    _EndsWith(parent)(0)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+multiprocessing.get_context("fork").Process(target=load, args=(os.getpid(),)).start()
+time.sleep(60)
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
+def test_a_loaders_process_ends_at_once_with_a_process_that_is_killed() -> None:
+    """The watchdog of torch takes up to five seconds, during which the GPU stays occupied."""
+    worker = forked.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    loader = Path(f"/proc/{int(worker.stdout.readline())}/stat")
+    assert loader.exists()
+    worker.kill()
+    worker.wait()
+    until = time.monotonic() + 3
+    while _runs(loader):
+        assert time.monotonic() < until, "it outlived the process that it works for"
+        time.sleep(0.05)
+
+
+def _runs(stat: Path) -> bool:
+    """Return whether a process runs, by its file in /proc; a zombie doesn't."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
