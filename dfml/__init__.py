@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfml.checkpoint import load
     from dfml.factorized import factorize
+    from dfml.saved_model import load
 
 __all__ = ["factorize", "load"]
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
 
         return factorize
     if name == "load":
-        from dfml.checkpoint import load
+        from dfml.saved_model import load
 
         return load
     raise AttributeError(f"module 'dfml' has no attribute {name!r}")

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from dfml import s3, storage
 from dfml.errors import InvalidInput, RunFailed
 from dfml.s3 import Unreachable
+from dfml.yaml_numbers import YAMLError, parse_yaml
 
 INVALID = 2
 FAILED = 1
@@ -51,11 +51,10 @@ def count(text: str) -> int:
 
 def byte_count(text: str) -> int:
     """Parse a number of bytes, such as 500MB, 1.5TB, 64GiB or 1000000 (the type of a flag)."""
-    found = re.fullmatch(r"([0-9.]+) *([kmgt]?)(i?)b?", text.strip().lower())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of bytes; give for example 200GB")
-    base = 1024 if found[3] else 1000
-    return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of bytes; give for example 200GB") from error
 
 
 def add_cache_flags(group: argparse._ActionsContainer) -> None:
@@ -85,8 +84,8 @@ def assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     try:
         if equals and name:
-            return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+            return name, parse_yaml(value)
+    except YAMLError:
         pass
     raise InvalidInput(f"--set {text!r} isn't NAME=VALUE; give for example --set lr=3e-4")
 

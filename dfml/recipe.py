@@ -8,18 +8,19 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dfml.errors import InvalidInput
 from dfml.losses import CONSTANTS, LossName
 from dfml.schedule import Schedule, StepDecay
+from dfml.strict_model import StrictModel
 from dfml.task import TaskName
 
 
-class Recipe(BaseModel):
+class Recipe(StrictModel):
     """A training recipe; illegal values and combinations are refused (see `recipe_from`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     # Model
     backbone: str = "deit_small_distilled_patch16_224"  # a timm name of a family that factorizes

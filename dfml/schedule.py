@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from dfml.strict_model import StrictModel
 
 
-class _Schedule(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StepDecay(_Schedule):
+class StepDecay(StrictModel):
     """Multiply by `gamma` every `step` epochs: the publication's schedule."""
 
     kind: Literal["step"] = "step"
@@ -26,7 +24,7 @@ class StepDecay(_Schedule):
         return float(self.gamma ** ((epoch - 1) // self.step))
 
 
-class CosineDecay(_Schedule):
+class CosineDecay(StrictModel):
     """Follow half a cosine from 1 towards 0 over all epochs of the recipe."""
 
     kind: Literal["cosine"] = "cosine"
@@ -35,7 +33,7 @@ class CosineDecay(_Schedule):
         return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
 
 
-class ExponentialDecay(_Schedule):
+class ExponentialDecay(StrictModel):
     """Multiply by `gamma` every epoch."""
 
     kind: Literal["exponential"] = "exponential"
@@ -47,4 +45,4 @@ class ExponentialDecay(_Schedule):
 
 # factor(epoch, epochs): `epoch` counts from 1, `epochs` is the recipe's length.
 Schedule = Annotated[StepDecay | CosineDecay | ExponentialDecay, Field(discriminator="kind")]
-SCHEDULES: dict[str, type[_Schedule]] = {"step": StepDecay, "cosine": CosineDecay, "exponential": ExponentialDecay}
+SCHEDULES: dict[str, type[StrictModel]] = {"step": StepDecay, "cosine": CosineDecay, "exponential": ExponentialDecay}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from dfml.data.datasets import REPOSITORY
 from dfml.data.format.manifest import read_manifest
@@ -21,13 +20,14 @@ from dfml.data.streaming.split import holdout_rows
 from dfml.errors import InvalidInput
 from dfml.protocol import PROTOCOLS, ProtocolName
 from dfml.recipe import Recipe, recipe_from
+from dfml.strict_model import StrictModel
 from orchestration.search.budget import Budget
 from orchestration.search.space import SearchSpace
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pyarrow")
 
 
-class Plan(BaseModel):
+class Plan(StrictModel):
     """A sweep's arguments; two sweeps with the same plan compute the same.
 
     Attributes:
@@ -44,8 +44,6 @@ class Plan(BaseModel):
         budget: limit of the search; None: no limit.
         space: the search space, with the values that the command line fixes.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     dataset: str
@@ -144,7 +142,7 @@ class Plan(BaseModel):
                 )
 
 
-class ExecutionOptions(BaseModel):
+class ExecutionOptions(StrictModel):
     """Options that don't change what a sweep computes; they may differ when it is resumed.
 
     Attributes:
@@ -155,8 +153,6 @@ class ExecutionOptions(BaseModel):
         wandb: whether Weights & Biases is used, and whether online or into files.
         verbose: whether the driver's log is printed too.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     cache_dir: str | None = None
     checkpoint_steps: int = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dfml.data.datasets import DATASETS
+from dfml.data.datasets import SHIPPED
 from dfml.recipe import Recipe
 from orchestration.job import SweepSettings, TrialJob
 from orchestration.plan import Plan
@@ -16,7 +16,7 @@ def plan_of(space: SearchSpace | None = None, **changes: Any) -> Plan:
     values = {
         "name": "a",
         "dataset": "emoji",
-        "data": str(DATASETS["emoji"]),
+        "data": str(SHIPPED["emoji"]),
         "trials": 3,
         "workers_per_trial": 2,
         "seed": 0,

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dfml.checkpoint import save_model
 from dfml.embedding_model import build_model
 from dfml.factorized import FactorizedBackbone, factorize
 from dfml.objective import Objective
 from dfml.pretrained import create_backbone
 from dfml.recipe import Recipe
+from dfml.saved_model import save_model
 
 # What figures call the three models whose speed is measured.
 SMALL, BASE, CNN = "ViT-S", "ViT-B", "ResNet-50"

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, byte_count, count, exit_code
-from dfml.data.datasets import DATASETS
+from dfml.data.datasets import SHIPPED
 from dfml.data.format.manifest import Manifest, is_packed, manifest_sha256, read_manifest
 from dfml.data.packing.cores import available, map_in_processes
 from dfml.data.packing.pack import SHARD_BYTES, Runner, pack
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--dataset",
         default="mine",
         metavar="NAME",
-        help=f"{', '.join(BENCHMARK_SETS)} as published, {', '.join(DATASETS)}, or a name of your own",
+        help=f"{', '.join(BENCHMARK_SETS)} as published, {', '.join(SHIPPED)}, or a name of your own",
     )
     add(
         "--root",
@@ -135,8 +137,8 @@ def sources_of(arguments: argparse.Namespace, uri: str) -> list[ImageSource]:
     """
     dataset: str = arguments.dataset
     root: Path | None = arguments.root
-    if root is None and dataset in DATASETS:
-        root = DATASETS[dataset]
+    if root is None and dataset in SHIPPED:
+        root = SHIPPED[dataset]
     if arguments.table is not None:
         return read_table(arguments.table, root, arguments.test_share, arguments.seed)
     if root is None:
@@ -170,14 +172,14 @@ def run_pack(arguments: argparse.Namespace, run: Runner | None) -> None:
     except PermissionError as error:
         raise InvalidInput(f"{error.filename} may not be read; fix its permissions, or name another") from error
     storage.check_writable(uri)
-    total = sum(source.size for source in sources) / 2**20
-    print(f"packing {len(sources):,} images ({total:,.1f} MB) into {uri}", file=sys.stderr, flush=True)
+    total = sum(source.size for source in sources)
+    print(f"packing {len(sources):,} images ({decimal(total)}) into {uri}", file=sys.stderr, flush=True)
     try:
         with BytesDone("packing") as progress:
             manifest = pack(
                 sources,
                 uri,
-                arguments.dataset if arguments.dataset in DATASETS else arguments.dataset.lower(),
+                arguments.dataset if arguments.dataset in SHIPPED else arguments.dataset.lower(),
                 arguments.shard_size,
                 arguments.skip_bad,
                 arguments.overwrite,
@@ -201,7 +203,7 @@ def _command(manifest: Manifest, arguments: argparse.Namespace) -> str:
     # A sweep can't score In-Shop's queries and gallery.
     if "test" not in manifest.splits:
         return f"python -m dfml.train {data}"
-    if manifest.dataset in {*BENCHMARK_SETS, *DATASETS}:
+    if manifest.dataset in {*BENCHMARK_SETS, *SHIPPED}:
         return f"python run_sweep.py {data}"
     space = "imagenet" if arguments.layout == "imagenet" else "emoji"
     return f"python run_sweep.py {data} --search-space search_spaces/{space}.yaml"
@@ -222,7 +224,7 @@ def run_info(arguments: argparse.Namespace, run: Runner | None) -> None:
         print(
             f"{name}: {split.rows:,} images of {split.classes:,} classes "
             f"({split.rows / split.classes:.1f} per class), {len(shards):,} "
-            f"shard(s), {size / 2**20:,.1f} MB ({size / split.rows / 1000:.1f} kB per image)"
+            f"shard(s), {decimal(size)} ({decimal(size // split.rows)} per image)"
         )
     if manifest.dropped:
         print(f"left out when it was packed: {len(manifest.dropped)} image(s), the first {manifest.dropped[0].path}")

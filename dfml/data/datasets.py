@@ -1,4 +1,4 @@
-"""Data sets by name, and the location of each if none is given."""
+"""What is known of a data set by its name: its location, recipe and metrics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dfml import storage
 from dfml.data.format.manifest import is_packed
 from dfml.data.packing.readers import BENCHMARK_SETS
 from dfml.errors import InvalidInput
+from dfml.recipe import Recipe, recipe_from
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA_VARIABLE = "DFML_DATA"
@@ -16,7 +17,7 @@ DATA_VARIABLE = "DFML_DATA"
 PACKED = Path("data") / "packed"
 
 # The packed data sets that ship with the project.
-DATASETS: dict[str, Path] = {"emoji": REPOSITORY / "datasets" / "emoji"}
+SHIPPED: dict[str, Path] = {"emoji": REPOSITORY / "datasets" / "emoji"}
 
 
 def locate(dataset: str, data: str | None) -> str:
@@ -29,8 +30,8 @@ def locate(dataset: str, data: str | None) -> str:
     """
     if data is not None:
         return storage.absolute(data)
-    if dataset in DATASETS:
-        return str(DATASETS[dataset])
+    if dataset in SHIPPED:
+        return str(SHIPPED[dataset])
     roots = [os.environ[DATA_VARIABLE]] if os.environ.get(DATA_VARIABLE) else []
     uris = [storage.absolute(storage.join(root, dataset.lower())) for root in [*roots, str(PACKED)]]
     for uri in uris:
@@ -38,7 +39,7 @@ def locate(dataset: str, data: str | None) -> str:
             return uri
     if dataset.lower() not in BENCHMARK_SETS:
         raise InvalidInput(
-            f"unknown data set {dataset!r}; name one of {', '.join([*DATASETS, *BENCHMARK_SETS])}, or give the "
+            f"unknown data set {dataset!r}; name one of {', '.join([*SHIPPED, *BENCHMARK_SETS])}, or give the "
             "location of your packed images with --data"
         )
     raise InvalidInput(
@@ -51,3 +52,9 @@ def recall_at(dataset: str) -> tuple[int, ...]:
     """Return the K of R@K that papers report for a data set; 1, 2, 4, 8 if it is unknown."""
     known = BENCHMARK_SETS.get(dataset.lower())
     return known.recall_at if known else (1, 2, 4, 8)
+
+
+def published_recipe(dataset: str) -> Recipe | None:
+    """Return the publication's recipe for a data set; None if it has none."""
+    known = BENCHMARK_SETS.get(dataset.lower())
+    return None if known is None or known.recipe is None else recipe_from(known.recipe)

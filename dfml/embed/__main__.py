@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from dfml import storage
-from dfml.checkpoint import load_with_sha256
 from dfml.command_line import INTERRUPTED, Parser, check_out, count, exit_code
 from dfml.data.packing.progress import ImagesDone
 from dfml.embed.embedding import Bad, Embedded, embed_folder
 from dfml.embed.folder import images_below
 from dfml.embed.index_file import Facts, write_index
 from dfml.errors import InvalidInput
+from dfml.saved_model import load_with_sha256
 
 
 def parser() -> argparse.ArgumentParser:

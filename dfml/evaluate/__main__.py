@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dfml.checkpoint import load
 from dfml.command_line import Parser, add_cache_flags, exit_code
 from dfml.commands import cache_of, data_uri, loader_workers, print_metrics, print_rank0, processes
 from dfml.embedding_model import EmbeddingModel, build_model
@@ -19,6 +18,7 @@ from dfml.evaluate.final import metrics_on_test
 from dfml.pretrained import read_weights
 from dfml.published_layout import sub_blocks_in
 from dfml.recipe import recipe_from
+from dfml.saved_model import load
 
 
 def parser() -> argparse.ArgumentParser:

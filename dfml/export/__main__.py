@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import torch
 
 from dfml import storage
-from dfml.checkpoint import load_with_sha256
 from dfml.command_line import Parser, check_out, exit_code
 from dfml.errors import InvalidInput
 from dfml.export.exportable import Exportable, description
 from dfml.export.formats import FORMATS, TRACED_BATCH, exporting, require_packages
 from dfml.export.parity import BATCHES, TOLERANCE, largest_difference
+from dfml.saved_model import load_with_sha256
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dfml import storage
-from dfml.checkpoint import load_with_sha256
 from dfml.command_line import Parser, check_out, count, exit_code
 from dfml.embed.folder import Undecodable, read_image
 from dfml.embed.index_file import open_index
 from dfml.errors import InvalidInput
+from dfml.saved_model import load_with_sha256
 from dfml.search.nearest import Match, nearest_in
 from dfml.search.picture import is_itself, search_picture
 

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import nn
 
 from dfml import storage
-from dfml.checkpoint import load
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code, print_error
 from dfml.commands import cache_of, data_uri, loader_workers, print_metrics, print_rank0, processes
 from dfml.data.format.manifest import manifest_sha256, read_manifest
@@ -26,6 +25,7 @@ from dfml.evaluate.final import metrics_on_test
 from dfml.losses import loss_name
 from dfml.protocol import PROTOCOLS
 from dfml.recipe import Recipe, recipe_from
+from dfml.saved_model import load
 from dfml.task import BEST_SCORE, SCORE, TASKS
 from dfml.train.progress import Progress
 from dfml.train.run_folder import RunFolder

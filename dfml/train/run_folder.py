@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dfml.checkpoint import CONFIG, save_model
 from dfml.errors import InvalidInput
+from dfml.saved_model import CONFIG, save_model
 from dfml.task import EpochMetrics
 from dfml.train.training import Training
 

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dfml.checkpoint import load_training_state, save_training_state
 from dfml.data.streaming.evaluation_set import EvaluationSet
 from dfml.data.streaming.loader import evaluation_batches, training_batches
 from dfml.data.streaming.order import epoch_batches
@@ -30,6 +29,7 @@ from dfml.objective import Objective
 from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE, SCORE, TASKS, EpochMetrics
 from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
+from dfml.train.checkpoint import load_training_state, save_training_state
 from dfml.train.pace import ThroughputMeter
 
 # With the publication's settings other than learning rate and weight decay.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 from rich import box
 from rich.table import Table
@@ -141,6 +142,4 @@ class LiveTable:
 
 def duration(seconds: float) -> str:
     """Return hours, minutes and seconds as text: 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return str(timedelta(seconds=round(seconds)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from rich.filesize import decimal
+
 from orchestration.callbacks.live_table import duration
 from orchestration.report.reproductions import Reproduction
 from orchestration.report.results import Results
 from orchestration.report.style import FAINT, GRID, MAIN, SERIES, Chart
-from orchestration.report.tables import byte_size, hours_shown
+from orchestration.report.tables import hours_shown
 from orchestration.sweep_folder.records import TrialRecord
 
 
@@ -61,7 +63,7 @@ def cost_table(results: Results) -> tuple[list[str], list[list[str]]]:
                 f"{name} ({len(takers)})",
                 hours_shown(sum(taker.cpu_hours for taker in takers)),
                 hours_shown(sum(taker.gpu_hours for taker in takers)),
-                byte_size(sum(taker.s3_bytes for taker in takers)),
+                decimal(sum(taker.s3_bytes for taker in takers)),
                 duration(clock),
                 str(sum(len(record.epochs) for record, copy in zip(records, copied, strict=True) if not copy)),
                 str(sum(record.restarts for record in records)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from dfml.data.datasets import published_recipe
 from dfml.losses import CONSTANTS
 from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
@@ -15,12 +16,6 @@ from orchestration.report.tables import sentence
 from orchestration.search.space import SearchSpace
 from orchestration.sweep_folder.records import TrialRecord
 
-# Differences of the publication's recipes from the defaults of `Recipe`, which are CUB's.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "cub": {},
-    "cars": {"schedule": {"kind": "step", "step": 10, "gamma": 0.5}},
-    "sop": {"lr": 6e-4, "warm_epochs": 1, "schedule": {"kind": "step", "step": 10, "gamma": 0.25}},
-}
 UNTOLD = {"seed", "weights", "precision", "gradient_accumulation", "activation_checkpointing", "compile"}
 
 
@@ -84,10 +79,8 @@ def is_published(recipe: Recipe, dataset: str) -> bool:
 
     The seed and values that affect only memory, speed and rounding don't matter.
     """
-    values = PUBLISHED.get(dataset.lower())
-    if values is None:
-        return False
-    return _told(recipe) == _told(Recipe(**values))
+    published = published_recipe(dataset)
+    return published is not None and _told(recipe) == _told(published)
 
 
 def _told(recipe: Recipe) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
+from rich.filesize import decimal
 
 from dfml import storage
 from dfml.protocol import PROTOCOLS, Protocol
@@ -13,7 +14,6 @@ from orchestration.callbacks.console import Console
 from orchestration.report.reproductions import Interval, Reproduction, in_words, reproduction_table
 from orchestration.report.tables import (
     FRONT,
-    byte_size,
     front_table,
     score_table,
     trial_columns,
@@ -95,7 +95,7 @@ class Results(BaseModel):
         hours = {"CPU": sum(each.cpu_hours for each in takers), "GPU": sum(each.gpu_hours for each in takers)}
         size = sum(each.s3_bytes for each in takers)
         parts = [f"{spent:.3g} {kind} hours" for kind, spent in hours.items() if spent]
-        parts += [f"{byte_size(size)} from S3"] if size else []
+        parts += [f"{decimal(size)} from S3"] if size else []
         return f"trials and the winner's runs took {', '.join(parts)}" if parts else ""
 
     def protocol_in_words(self) -> Protocol:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from rich.filesize import decimal
+
 from dfml.task import TASKS, heading
 from orchestration.sweep_folder.records import TrialRecord, describe
 
@@ -21,22 +23,13 @@ COSTS = (
     Cost("GFLOPs", lambda record: record.flops or 0.0, lambda flops: f"{flops / 1e9:.3g}"),
     Cost("CPU h", lambda record: record.cpu_hours, lambda hours: hours_shown(hours)),
     Cost("GPU h", lambda record: record.gpu_hours, lambda hours: hours_shown(hours)),
-    Cost("from S3", lambda record: float(record.s3_bytes), lambda size: byte_size(size)),
+    Cost("from S3", lambda record: float(record.s3_bytes), lambda size: decimal(round(size))),
 )
 
 
 def hours_shown(hours: float) -> str:
     """Return hours with two decimals, or with the first digit that isn't 0."""
     return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.1g}"
-
-
-def byte_size(size: float) -> str:
-    """Return a number of bytes in decimal units, such as 1.24 GB."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} PB"
 
 
 def _costs(records: list[TrialRecord]) -> list[Cost]:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict
-
 from dfml.errors import InvalidInput
+from dfml.strict_model import StrictModel
 
 HOURS = {"h": 1.0, "min": 1 / 60}
 
 
-class Budget(BaseModel):
+class Budget(StrictModel):
     """A limit of the search, in hours or in epochs; the winner's retraining isn't included.
 
     Attributes:
         hours: hours of wall-clock time; None if the limit is in epochs.
         epochs: epochs of all trials together; None if the limit is in hours.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     hours: float | None = None
     epochs: int | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, field_validator, model_validator
+from pydantic import Discriminator, Tag, field_validator, model_validator
 
 from dfml.schedule import SCHEDULES
+from dfml.strict_model import StrictModel
 
 if TYPE_CHECKING:
     import optuna
@@ -18,11 +19,7 @@ MANY = 256  # integers in a range; if there are more, only its ends are checked 
 Scalar = bool | int | float | str | None  # None: the recipe omits the value
 
 
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Choice(Model):
+class Choice(StrictModel):
     choice: list[Scalar]
 
     @field_validator("choice")
@@ -47,7 +44,7 @@ class Choice(Model):
         return value in self.choice
 
 
-class Range(Model):
+class Range(StrictModel):
     low: int | float
     high: int | float
     log: bool = False
@@ -100,7 +97,7 @@ def _domain_kind(domain: Any) -> str:
 Values = Annotated[Annotated[Choice, Tag("choice")] | Annotated[Range, Tag("range")], Discriminator(_domain_kind)]
 
 
-class ScheduleChoice(Model):
+class ScheduleChoice(StrictModel):
     """A choice of decay schedules, each with the domains of its own values."""
 
     choice: dict[str, dict[str, Values]]

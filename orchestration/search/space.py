@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dfml import storage
 from dfml.errors import InvalidInput, one_line
 from dfml.recipe import Recipe, recipe_from
-from orchestration.search.domains import Choice, Domain, Model, Range, Scalar, ScheduleChoice
+from dfml.strict_model import StrictModel
+from dfml.yaml_numbers import YAMLError, parse_yaml
+from orchestration.search.domains import Choice, Domain, Range, Scalar, ScheduleChoice
 
 if TYPE_CHECKING:
     import optuna
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 NOT_SEARCHED = {"epochs": "ASHA decides how long a trial runs", "seed": "trials would differ by luck"}
 
 
-class SearchSpace(Model):
+class SearchSpace(StrictModel):
     """A search space; the module's docstring describes its file."""
 
     recipe: dict[str, Any] = Field(default={})
@@ -218,15 +218,6 @@ def _held(base: dict[str, Any], name: str, value: Any) -> Any:
     return recipe_from({**base, "schedule": {"kind": kind, inner: value}}).model_dump(mode="json")["schedule"][inner]
 
 
-class _Loader(yaml.SafeLoader):
-    """Load YAML with the numbers of YAML 1.2: in YAML 1.1, which PyYAML follows, 1e-4 is text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def build_space(content: Any, source: str) -> SearchSpace:
     """Validate the content of a search-space file.
 
@@ -251,8 +242,8 @@ def read_space(file: Path) -> SearchSpace:
     if not file.is_file():
         raise InvalidInput(f"search space {file} doesn't exist; name a YAML file such as search_spaces/emoji.yaml")
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(file.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
         reason = one_line(error)
         raise InvalidInput(f"search space {file} isn't valid YAML ({reason}); fix it") from error
     return build_space(content, f"search space {file}")

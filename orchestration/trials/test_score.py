@@ -8,11 +8,11 @@ import torch
 
 from dfml import storage
 from dfml.baselines import baselines
-from dfml.checkpoint import save_model
 from dfml.data.datasets import recall_at
 from dfml.distributed import rank
 from dfml.evaluate import Embedder, embed, embed_set
 from dfml.evaluate.accuracy import accuracy
+from dfml.saved_model import save_model
 from orchestration.job import WinnerJob
 from orchestration.sweep_folder import layout
 from orchestration.trials.checkpoints import worker_tempdir

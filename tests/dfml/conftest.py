@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dfml.checkpoint import save_model
 from dfml.data.format.shards import ImageRow
 from dfml.data.packing.pack import pack
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.embedding_model import build_model
 from dfml.recipe import Recipe, recipe_from
+from dfml.saved_model import save_model
 from tests.dfml.factorized.backbones import randomized
 
 TINY = {

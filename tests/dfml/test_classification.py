@@ -10,7 +10,6 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from dfml.checkpoint import load, save_model
 from dfml.data.format.images import decode
 from dfml.data.format.manifest import read_manifest
 from dfml.data.format.shards import ImageRow
@@ -24,6 +23,7 @@ from dfml.evaluate.accuracy import accuracy
 from dfml.metrics.classification import hits
 from dfml.objective import Objective
 from dfml.recipe import recipe_from
+from dfml.saved_model import load, save_model
 from dfml.train import Training
 from tests.benchmark_layouts import draw
 from tests.dfml.factorized.backbones import randomized

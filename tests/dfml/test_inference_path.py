@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from dfml.checkpoint import load, save_model
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import subset_of_classes
 from dfml.embedding_model import EmbeddingModel, build_model
@@ -20,6 +19,7 @@ from dfml.evaluate.accuracy import accuracy
 from dfml.evaluate.final import metrics_on_test
 from dfml.evaluate.flops import routed_flops
 from dfml.recipe import Recipe, recipe_from
+from dfml.saved_model import load, save_model
 from dfml.train import Training
 from tests.dfml.conftest import TINY
 from tests.dfml.factorized.backbones import randomized

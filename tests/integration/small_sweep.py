@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfml.data.datasets import DATASETS, REPOSITORY
+from dfml.data.datasets import REPOSITORY, SHIPPED
 from dfml.data.format.shards import ImageRow
 from dfml.data.streaming.sharded_images import ShardedImages
 from tests import forked
@@ -20,7 +20,7 @@ OFFLINE = {"WANDB_MODE": "offline", "WANDB_API_KEY": WANDB_KEY}
 
 
 def first_classes(split: str, count: int, name: str) -> list[ImageRow]:
-    images = ShardedImages(DATASETS["emoji"], split)
+    images = ShardedImages(SHIPPED["emoji"], split)
     kept = sorted(set(images.labels.tolist()))[:count]
     return [
         ImageRow(images.encoded(i), images.class_names[label], images.paths[i], name)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from small_sweep import Sweep
 
-from dfml.data.datasets import DATASETS, REPOSITORY
+from dfml.data.datasets import REPOSITORY, SHIPPED
 from dfml.data.streaming.sharded_images import ShardedImages
 from tests import forked
 
@@ -54,7 +54,7 @@ def test_five_lines_embed_an_image(finished: tuple[Sweep, str], tmp_path: Path) 
 @pytest.mark.views
 def test_own_images_become_a_model(tmp_path: Path) -> None:
     """Folders of PNG and JPEG files become shards and a sweep with the README's exact commands."""
-    images = ShardedImages(DATASETS["emoji"], "train")
+    images = ShardedImages(SHIPPED["emoji"], "train")
     for row in range(240):
         folder = tmp_path / "my_images" / images.class_names[images.labels[row]]
         folder.mkdir(parents=True, exist_ok=True)

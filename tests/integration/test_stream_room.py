@@ -48,7 +48,8 @@ def test_a_data_set_that_finds_no_room_is_refused_before_any_shard(
     streamed: Streamed, tiny_disk: Path, workers: int
 ) -> None:
     with pytest.raises(
-        InvalidInput, match=r"the cache \S+ would need 1 MB more, its disk has 1 MB left; make room, .*"
+        InvalidInput,
+        match=r"the cache \S+ would need [0-9.]+ [kM]B more, its disk has [0-9.]+ [kM]B left; make room, .*",
     ):
         epoch_of(on_disk(streamed, tiny_disk), workers=workers)
     assert all(streamed.gets(shard.file) == 0 for shard in streamed.shards)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from dfml.convert import main as write_factorized
-from dfml.data.datasets import DATASETS
+from dfml.data.datasets import SHIPPED
 from dfml.data.packing.pack import pack
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone
@@ -22,7 +22,7 @@ def test_a_data_set_without_test_split_is_refused(tmp_path: Path) -> None:
     from dfml.data.packing.pack import pack
     from dfml.data.streaming.sharded_images import ShardedImages
 
-    images = ShardedImages(DATASETS["emoji"], "train")
+    images = ShardedImages(SHIPPED["emoji"], "train")
     pack([ImageRow(images.encoded(0), "a", "a.webp", "train")], tmp_path, "half")
     with pytest.raises(InvalidInput, match="no split 'test'"):
         plan_of(data=str(tmp_path)).check(tmp_path / "cache")

@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.measure import tf32
 from benchmarks.gpu.models import LITE, noise, saved_model
-from dfml.checkpoint import load
+from dfml.saved_model import load
 
 
 def check_embed(context: Context) -> None:

@@ -6,20 +6,17 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dfml import storage
 from dfml.errors import InvalidInput, one_line
+from dfml.strict_model import StrictModel
 
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class File(_Model):
+class File(StrictModel):
     """A file of the data set, with the size and hash that each copy must have."""
 
     # `file` and `sha256` become names of local files, so neither may lead to another folder.
@@ -35,7 +32,7 @@ class Shard(File):
     rows: int
 
 
-class Split(_Model):
+class Split(StrictModel):
     """A split: its size, and the index with each row's class and position (`format.index`)."""
 
     rows: int
@@ -43,14 +40,14 @@ class Split(_Model):
     index: File
 
 
-class Dropped(_Model):
+class Dropped(StrictModel):
     """An image that was left out because it can't be decoded."""
 
     path: str
     reason: str
 
 
-class Manifest(_Model):
+class Manifest(StrictModel):
     """The table of contents of a packed data set.
 
     Attributes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from dfml.child_process import end_with
 from dfml.errors import RunFailed
 
 A = TypeVar("A")
@@ -32,7 +31,7 @@ def map_in_processes(work: Callable[[A], B], items: Sequence[A], processes: int)
     """
     if not items:
         return
-    with ProcessPoolExecutor(min(processes, len(items)), initializer=_end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(min(processes, len(items)), initializer=end_with, initargs=(os.getpid(),)) as pool:
         # A terminal sends Ctrl-C to all processes, but only this one may respond to it. The first
         # `submit` starts the others, which inherit this one's mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -50,14 +49,3 @@ def map_in_processes(work: Callable[[A], B], items: Sequence[A], processes: int)
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent is killed; it would otherwise wait for work forever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -73,7 +74,7 @@ class BytesDone(_Done):
         super().__init__(what, (DownloadColumn(), TransferSpeedColumn()))
 
     def _in_words(self, done: int, total: int) -> str:
-        return f"{done / 2**20:,.0f} of {total / 2**20:,.0f} MB"
+        return f"{decimal(done)} of {decimal(total)}"
 
 
 class ImagesDone(_Done):

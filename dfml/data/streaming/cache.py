@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from dfml import s3
 from dfml.data.format.manifest import File
 from dfml.errors import InvalidInput, RunFailed
@@ -111,7 +113,7 @@ class Cache:
         missing = sum(self._missing(file) for file in files)
         if missing > free:
             raise InvalidInput(
-                f"the cache {self.folder} would need {_megabytes(missing)} more, its disk has {_megabytes(free)} left; "
+                f"the cache {self.folder} would need {decimal(missing)} more, its disk has {decimal(free)} left; "
                 "make room, name a larger disk with --cache-dir, or keep only a part of the data set with --cache-size"
             )
 
@@ -235,7 +237,3 @@ class Cache:
 
     def _files(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if OURS.fullmatch(path.name)]
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MB"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from dfml.child_process import end_with
 from dfml.data.streaming.fetching import Fetcher
 from dfml.data.streaming.order import rank_share
 from dfml.data.streaming.sharded_images import ShardedImages
@@ -28,21 +28,6 @@ if TYPE_CHECKING:
 Item = tuple[Tensor, int]  # image (3, H, W) float32, target
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) float32, targets (B,) int64
 Refusal = InvalidInput | RunFailed | Unreachable
-
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
-
-
-class _EndsWith:
-    """Have the kernel kill a DataLoader worker when its parent dies: orphans keep the GPU."""
-
-    def __init__(self, parent: int) -> None:
-        self._parent = parent
-
-    def __call__(self, worker: int) -> None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # The parent may have died before the call to prctl.
-        if os.getppid() != self._parent:
-            os._exit(1)
 
 
 class _Training(Dataset[Item]):
@@ -130,6 +115,10 @@ class _Lists(Sampler[list[int]]):
             yield index.tolist()
 
 
+def _start_worker(parent: int, number: int) -> None:
+    end_with(parent)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -159,10 +148,9 @@ class Batches:
             _WholeBatches(items),
             batch_sampler=_Lists(indices),
             num_workers=workers,
-            # Forked workers share the index's memory, and are children of this process, as
-            # `_EndsWith` requires.
+            # Forked workers share the index's memory.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            worker_init_fn=_EndsWith(os.getpid()) if workers and sys.platform == "linux" else None,
+            worker_init_fn=partial(_start_worker, os.getpid()),
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
         )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dfml.data.__main__ import main
 from dfml.data.contact_sheet import SHEET_LOOK
-from dfml.data.datasets import DATASETS
+from dfml.data.datasets import SHIPPED
 from dfml.data.format.manifest import FILE_NAME, Manifest, read_manifest
 from dfml.data.packing.pack import pack
 from dfml.data.packing.progress import BytesDone
@@ -74,7 +74,7 @@ def test_pack_prints_counts_and_the_command_that_trains_on_it(run: Run, photos: 
         f"'{tmp_path}/my photos' --search-space search_spaces/emoji.yaml",
     ]
     # Progress isn't printed: stderr isn't a terminal, and packing ends soon.
-    assert re.fullmatch(rf"packing 24 images \([0-9.]+ MB\) into {tmp_path}/my photos\n", said)
+    assert re.fullmatch(rf"packing 24 images \([0-9.]+ ([kM]B|bytes)\) into {tmp_path}/my photos\n", said)
     assert read_manifest(tmp_path / "my photos").dataset == "birds"
 
 
@@ -113,7 +113,7 @@ def test_pack_of_a_packed_set_by_name_copies_it(run: Run, tmp_path: Path) -> Non
     code, printed, _ = run("pack", "--dataset", "emoji", "--out", tmp_path)
     assert code == 0
     assert printed.splitlines()[0] == "train: 2612 images of 703 classes"
-    assert read_manifest(tmp_path).classes == read_manifest(DATASETS["emoji"]).classes
+    assert read_manifest(tmp_path).classes == read_manifest(SHIPPED["emoji"]).classes
 
 
 def test_counts_that_differ_are_a_warning_or_with_strict_an_error(run: Run, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_progress_off_a_terminal_is_a_line_now_and_then_by_the_pace_of_late(
     """Work that an earlier run finished is skipped at once and must not affect the estimate."""
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    mb = 2**20
+    mb = 10**6
     with BytesDone("packing") as progress:
         progress(800 * mb, 1000 * mb)
         now += 16
@@ -213,8 +213,8 @@ def test_progress_off_a_terminal_is_a_line_now_and_then_by_the_pace_of_late(
         now += 15
         progress(826 * mb, 1000 * mb)
     assert capsys.readouterr().err.splitlines() == [
-        "packing: 810 of 1,000 MB, 4 s left",
-        "packing: 826 of 1,000 MB, 174 s left",
+        "packing: 810.0 MB of 1.0 GB, 4 s left",
+        "packing: 826.0 MB of 1.0 GB, 174 s left",
     ]
 
 

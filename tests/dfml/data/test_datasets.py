@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dfml.data.datasets import DATASETS, locate, recall_at
+from dfml.data.datasets import SHIPPED, locate, recall_at
 from dfml.data.packing.pack import pack
 from dfml.errors import InvalidInput
 from tests.images import ANIMALS
 
 
 def test_what_ships_with_the_project_needs_no_place() -> None:
-    assert locate("emoji", None) == str(DATASETS["emoji"])
+    assert locate("emoji", None) == str(SHIPPED["emoji"])
 
 
 def test_a_place_that_is_given_is_taken(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from dfml import storage
-from dfml.checkpoint import load
 from dfml.embed.__main__ import main
 from dfml.embed.index_file import ROWS, Facts, open_index, write_index
+from dfml.saved_model import load
 from tests import forked
 from tests.images import (
     cmyk,

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from dfml import storage
-from dfml.checkpoint import load, save_model
 from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.export.__main__ import main
 from dfml.export.exportable import Exportable, description
@@ -25,6 +24,7 @@ from dfml.export.formats import FORMATS, TRACED_BATCH
 from dfml.export.parity import TOLERANCE, largest_difference, picture_like
 from dfml.factorized import factorize
 from dfml.recipe import recipe_from
+from dfml.saved_model import load, save_model
 from tests.dfml.conftest import TINY
 from tests.dfml.factorized.backbones import BACKBONES, randomized
 from tests.s3.locations import new_bucket, use

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from dfml import storage
-from dfml.checkpoint import load, save_model
 from dfml.embed.__main__ import main as embed
 from dfml.embedding_model import build_model
 from dfml.recipe import recipe_from
+from dfml.saved_model import load, save_model
 from dfml.search.__main__ import main
 from dfml.search.nearest import nearest_in
 from dfml.search.picture import ITSELF, LOOK, QUERY

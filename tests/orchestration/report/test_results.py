@@ -12,7 +12,7 @@ from orchestration.callbacks.console import Console
 from orchestration.report.numbers import trials_csv
 from orchestration.report.reproductions import Reproduction, interval
 from orchestration.report.results import Results, show
-from orchestration.report.tables import byte_size, trial_columns, trial_rows
+from orchestration.report.tables import trial_columns, trial_rows
 from tests.sweep_results import page_of, record, results, scores
 
 
@@ -104,14 +104,7 @@ def test_each_cell_stands_below_its_heading_and_costs_are_columns_where_there_ar
     ]  # fmt: skip
     spent = [record(0, 0.5, cpu_hours=1.2345), record(1, 0.5, s3_bytes=1_240_000_000)]
     assert trial_columns(spent)[-3:] == ["CPU h", "from S3", "ended"]
-    assert [row[-3:-1] for row in trial_rows(spent)] == [["1.23", "0 B"], ["0", "1.24 GB"]]
-    assert [byte_size(size) for size in (999, 1000, 999_499, 999_500, 5e15)] == [
-        "999 B",
-        "1 kB",
-        "999 kB",
-        "1 MB",
-        "5 PB",
-    ]
+    assert [row[-3:-1] for row in trial_rows(spent)] == [["1.23", "0 bytes"], ["0", "1.2 GB"]]
 
 
 def test_the_csv_has_all_costs() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfml.data.datasets import DATASETS
+from dfml.data.datasets import SHIPPED
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import subset_of_rows
 from dfml.recipe import recipe_from
@@ -21,7 +21,7 @@ RECIPE = {**TINY, "images_per_class": None}
 
 def training() -> Training:
     """Return a training with 4 steps per epoch."""
-    images = ShardedImages(DATASETS["emoji"], "train")
+    images = ShardedImages(SHIPPED["emoji"], "train")
     return Training(recipe_from(RECIPE), subset_of_rows(images, torch.arange(32).numpy()), None, torch.device("cpu"))
 
 

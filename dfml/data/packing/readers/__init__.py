@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dfml.data.packing.readers.cars import read_cars
 from dfml.data.packing.readers.cub import read_cub
@@ -40,23 +41,35 @@ class BenchmarkSet:
         read: the reader, which takes the set's own folder.
         official: the numbers of images and classes of each split in the publication.
         recall_at: the K of R@K that papers report.
+        recipe: the publication's recipe, as its differences from the defaults of `Recipe`; None if
+            the publication has none.
     """
 
     folders: tuple[str, ...]
     read: Callable[[Path], list[ImageSource]]
     official: dict[str, tuple[int, int]]
     recall_at: tuple[int, ...]
+    recipe: dict[str, Any] | None = None
 
 
 BENCHMARK_SETS: dict[str, BenchmarkSet] = {
-    "cub": BenchmarkSet(("CUB_200_2011",), read_cub, {"train": (5864, 100), "test": (5924, 100)}, (1, 2, 4, 8)),
-    "cars": BenchmarkSet(("cars196",), read_cars, {"train": (8054, 98), "test": (8131, 98)}, (1, 2, 4, 8)),
+    "cub": BenchmarkSet(
+        ("CUB_200_2011",), read_cub, {"train": (5864, 100), "test": (5924, 100)}, (1, 2, 4, 8), recipe={}
+    ),
+    "cars": BenchmarkSet(
+        ("cars196",),
+        read_cars,
+        {"train": (8054, 98), "test": (8131, 98)},
+        (1, 2, 4, 8),
+        recipe={"schedule": {"kind": "step", "step": 10, "gamma": 0.5}},
+    ),
     "sop": BenchmarkSet(
         # The README of the publication's code spells the name with two d.
         ("Stanford_Online_Products", "Standford_Online_Products"),
         read_sop,
         {"train": (59551, 11318), "test": (60502, 11316)},
         (1, 10, 100, 1000),
+        recipe={"lr": 6e-4, "warm_epochs": 1, "schedule": {"kind": "step", "step": 10, "gamma": 0.25}},
     ),
     "inshop": BenchmarkSet(
         ("Inshop_Clothes",),

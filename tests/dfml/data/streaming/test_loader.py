@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,6 @@ from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes, subset_of_rows
 from dfml.data.streaming.transforms import Normalization, evaluation_transform
 from dfml.recipe import Recipe, recipe_from
-from tests import forked
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BATCHES = np.array([[0, 7, 3, 12], [30, 5, 9, 21]])
@@ -180,41 +176,3 @@ def test_values_are_normalized_per_channel() -> None:
         recipe_from({"image_size": 32}), Normalization((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
     )(image)
     torch.testing.assert_close(transformed[:, 0, 0], torch.tensor([2.0, -1.0, 1.0]))
-
-
-KILLED = """
-import multiprocessing, os, time
-from dfml.data.streaming.loader import _EndsWith
-
-def load(parent):
-    _EndsWith(parent)(0)
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-
-multiprocessing.get_context("fork").Process(target=load, args=(os.getpid(),)).start()
-time.sleep(60)
-"""
-
-
-@pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
-def test_a_loaders_process_ends_at_once_with_a_process_that_is_killed() -> None:
-    """The watchdog of torch takes up to five seconds, during which the GPU stays occupied."""
-    worker = forked.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE)
-    assert worker.stdout is not None
-    loader = Path(f"/proc/{int(worker.stdout.readline())}/stat")
-    assert loader.exists()
-    worker.kill()
-    worker.wait()
-    until = time.monotonic() + 3
-    while _runs(loader):
-        assert time.monotonic() < until, "it outlived the process that it works for"
-        time.sleep(0.05)
-
-
-def _runs(stat: Path) -> bool:
-    """Return whether a process runs, by its file in /proc; a zombie doesn't."""
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dfml.data.datasets import DATASETS
+from dfml.data.datasets import SHIPPED
 from dfml.data.format.manifest import read_manifest
 from dfml.data.packing.pack import pack
 from dfml.data.streaming.sharded_images import ShardedImages
@@ -66,7 +66,7 @@ def test_unknown_split_names_those_there_are(packed_animals: Path) -> None:
 
 
 def test_shipped_emoji_are_whole() -> None:
-    root = DATASETS["emoji"]
+    root = SHIPPED["emoji"]
     manifest = read_manifest(root)
     seen: list[set[str]] = []
     for name, split in manifest.splits.items():

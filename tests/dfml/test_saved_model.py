@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dfml
-from dfml.checkpoint import CONFIG, WEIGHTS, save_model
 from dfml.data.format.images import decode
 from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone
 from dfml.recipe import Recipe, recipe_from
+from dfml.saved_model import CONFIG, WEIGHTS, save_model
 from tests.dfml.factorized.backbones import randomized
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run's training state, and the finished model (`best/`). No code is unpickled."""
+"""A finished model in a folder, such as a sweep's `best/`: weights and recipe, no pickled code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -16,29 +15,9 @@ from dfml.embedding_model import EmbeddingModel, build_model
 from dfml.errors import InvalidInput, one_line
 from dfml.recipe import recipe_from
 from dfml.storage import local_copy
-from dfml.task import EpochMetrics
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-OPTIMIZER = "optimizer.pt"
-METRICS = "metrics.json"
-
-
-def save_training_state(
-    directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, metrics: EpochMetrics
-) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    _save_weights(objective, directory)
-    torch.save(optimizer.state_dict(), directory / OPTIMIZER)
-    (directory / METRICS).write_text(json.dumps(metrics), encoding="utf-8")
-
-
-def load_training_state(directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> EpochMetrics:
-    """Load the state into `objective` and `optimizer`, and return the metrics saved with it."""
-    objective.load_state_dict(load_file(directory / WEIGHTS))
-    optimizer.load_state_dict(torch.load(directory / OPTIMIZER, map_location="cpu", weights_only=True))
-    metrics: EpochMetrics = json.loads((directory / METRICS).read_text(encoding="utf-8"))
-    return metrics
 
 
 def save_model(directory: Path, model: EmbeddingModel, facts: dict[str, Any]) -> None:
@@ -50,7 +29,7 @@ def save_model(directory: Path, model: EmbeddingModel, facts: dict[str, Any]) ->
         facts: further JSON values for `config.json` (data set, protocol, metrics, versions).
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _save_weights(model, directory)
+    save_weights(model, directory)
     config = {
         "recipe": model.recipe.model_dump(mode="json"),
         "embedding_size": model.embedding_size,
@@ -60,7 +39,8 @@ def save_model(directory: Path, model: EmbeddingModel, facts: dict[str, Any]) ->
     (directory / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def _save_weights(module: nn.Module, directory: Path) -> None:
+def save_weights(module: nn.Module, directory: Path) -> None:
+    """Write a module's parameters and buffers to `model.safetensors` in a folder."""
     # safetensors takes contiguous tensors only; convolutions' weights are in channels-last layout.
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, directory / WEIGHTS)
 
