@@ -16,16 +16,9 @@ from dfml.protocol import PROTOCOLS
 from orchestration.callbacks.wandb_mode import MODES, mode_for
 from orchestration.plan import ExecutionOptions, Plan
 from orchestration.search.budget import parse_budget
-from orchestration.search.objectives import Objective
+from orchestration.search.objectives import parse_objectives
 from orchestration.search.space import read_space
 from orchestration.sweep_folder.layout import check_uri
-
-# Names on the command line, and those in the plan.
-OBJECTIVES: dict[str, Objective] = {
-    "recall@1": "score",
-    "top@1": "score",
-    "flops": "flops",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -175,26 +168,6 @@ def _add_results_flags(group: argparse._ActionsContainer) -> None:
     )
 
 
-def objectives_from(text: str) -> tuple[Objective, ...]:
-    """Return the objectives by their names in the plan.
-
-    Raises:
-        InvalidInput: an objective is unknown, or the first isn't a score.
-    """
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in OBJECTIVES:
-            raise InvalidInput(
-                f"--objectives {text!r}: there is no objective {name!r}; choose from {', '.join(OBJECTIVES)}"
-            )
-    found = tuple(dict.fromkeys(OBJECTIVES[name] for name in names))
-    if found[0] != "score":
-        raise InvalidInput(
-            f"--objectives {text!r} doesn't begin with a score; give recall@1,flops (top@1,flops for classification)"
-        )
-    return found
-
-
 def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
     """Return the plan that the arguments describe, and the folder or URI of its sweep.
 
@@ -215,7 +188,7 @@ def plan_from(arguments: argparse.Namespace) -> tuple[Plan, str]:
     root = storage.absolute(arguments.storage)
     check_uri(root)
     check_uri(storage.join(root, name))
-    objectives = objectives_from(arguments.objectives)
+    objectives = parse_objectives(arguments.objectives)
     if "flops" in objectives:
         # Accuracy and FLOPs must be those of the same path.
         fixed.setdefault("inference", "routed")
@@ -247,10 +220,11 @@ def _fixed(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"seed": arguments.seed}
     if arguments.max_epochs is not None:
         found["epochs"] = arguments.max_epochs
-    flags = {"seed": "--seed", "epochs": "--max-epochs"}
     for name, value in map(assignment, arguments.set):
+        if name == "seed":
+            raise InvalidInput(f"--set seed={value} can't be used; give --seed {value}")
         if name in found:
-            other = flags.get(name, f"--set {name}={found[name]}")
+            other = "--max-epochs" if name == "epochs" else f"--set {name}={found[name]}"
             raise InvalidInput(f"--set {name}={value}: {name} is already set by {other}; change it there")
         found[name] = value
     return found

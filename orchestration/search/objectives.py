@@ -9,10 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from dfml.errors import InvalidInput
 from orchestration.sweep_folder.records import TrialRecord
 
 Objective = Literal["score", "flops"]  # R@1 or top-1, to be raised; FLOPs per image, to be lowered
+# Names on the command line, and those in the plan.
+NAMES: dict[str, Objective] = {"recall@1": "score", "top@1": "score", "flops": "flops"}
 SCORE_ALONE: tuple[Objective, ...] = ("score",)
+
+
+def parse_objectives(text: str) -> tuple[Objective, ...]:
+    """Parse `--objectives`, such as "recall@1,flops".
+
+    Raises:
+        InvalidInput: an objective is unknown, or the first isn't a score.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in NAMES:
+            raise InvalidInput(f"--objectives {text!r}: there is no objective {name!r}; choose from {', '.join(NAMES)}")
+    found = tuple(dict.fromkeys(NAMES[name] for name in names))
+    if found[0] != "score":
+        raise InvalidInput(
+            f"--objectives {text!r} doesn't begin with a score; give recall@1,flops (top@1,flops for classification)"
+        )
+    return found
 
 
 def directions(objectives: Sequence[Objective]) -> list[Literal["maximize", "minimize"]]:
