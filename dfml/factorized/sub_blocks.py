@@ -96,7 +96,7 @@ def dot_with_sub_blocks(direction: Tensor, sub_block_outputs: Tensor, routing: R
 
     `sub_block_outputs` are as in `straight_through`.
     """
-    return _dot_with_sub_blocks(direction, sub_block_outputs, routing.chosen, len(routing.sizes))
+    return sub_block_products(direction, sub_block_outputs, routing.chosen, len(routing.sizes))
 
 
 def with_grad_p(distance: Tensor, routing: Routing, grad_p: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class _RoutedSum(torch.autograd.Function):
         sub_block_outputs = sub_block_outputs if sub_block_outputs.dim() == 3 else sub_block_outputs[None]
         *needed, of_p = ctx.needs_input_grad[:4]
         dh, dw, db = _backward(gradient.index_select(0, order), h_chosen, weight, ctx.sizes, needed, dim=1)
-        dp = _dot_with_sub_blocks(gradient, sub_block_outputs, chosen, len(ctx.sizes)).to(ctx.p) if of_p else None
+        dp = sub_block_products(gradient, sub_block_outputs, chosen, len(ctx.sizes)).to(ctx.p) if of_p else None
         return dh, dw, db, dp, None, None
 
 
@@ -191,10 +191,11 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         sub_block_outputs, chosen = ctx.saved_tensors
         shape, dtype = ctx.p
-        return gradient, _dot_with_sub_blocks(gradient, sub_block_outputs, chosen, shape[-1]).to(dtype), None, None
+        return gradient, sub_block_products(gradient, sub_block_outputs, chosen, shape[-1]).to(dtype), None, None
 
 
-def _dot_with_sub_blocks(direction: Tensor, sub_block_outputs: Tensor, chosen: Tensor, num_sub_blocks: int) -> Tensor:
+def sub_block_products(direction: Tensor, sub_block_outputs: Tensor, chosen: Tensor, num_sub_blocks: int) -> Tensor:
+    """Return ⟨direction, a_k⟩ (M, K); 0 for each k whose a_k isn't given."""
     # One small matrix product per token: the products of single channels are never in memory.
     vectors = direction.to(sub_block_outputs.dtype).flatten(1)[..., None]
     products = torch.bmm(sub_block_outputs.flatten(2).transpose(0, 1), vectors)[..., 0]

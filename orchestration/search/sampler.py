@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
@@ -43,9 +44,8 @@ class ReproducibleTPESampler(BaseSampler):
         self._shared: set[str] = set()
 
     def _of(self, number: int) -> TPESampler:
-        # Optuna takes one integer below 2³²; large odd steps separate neighboring seeds and trials.
-        mixed = (self._seed * 0x9E3779B1 + number * 0x85EBCA77) % 2**32
-        return TPESampler(seed=mixed, **self._settings)
+        mixed = np.random.SeedSequence([self._seed, number]).generate_state(1)
+        return TPESampler(seed=int(mixed[0]), **self._settings)
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         self._sampler = self._of(trial.number)

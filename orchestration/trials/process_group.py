@@ -61,7 +61,7 @@ def _set_environment(address: str, port: int) -> None:
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
     }
     if context.get_world_size() > context.get_local_world_size() and (
-        name := _interface(ray.util.get_node_ip_address())
+        name := interface_towards(ray.util.get_node_ip_address())
     ):
         # gloo's default is the interface of the host name's address. On many Debian machines that
         # is 127.0.1.1, which other machines can't reach.
@@ -69,7 +69,7 @@ def _set_environment(address: str, port: int) -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
-def _interface(address: str) -> str | None:
+def interface_towards(address: str) -> str | None:
     """Return the network interface whose first IPv4 address is `address`.
 
     None if there is none, or on systems other than Linux.

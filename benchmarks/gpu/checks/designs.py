@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.measure import Run, median_seconds, take_turns
 from benchmarks.gpu.models import BASE, SMALL, dense_backbone
-from dfml.factorized.sub_blocks import _dot_with_sub_blocks
+from dfml.factorized.sub_blocks import sub_block_products
 
 TIMES = 10
 SECONDS = 5
@@ -60,7 +60,7 @@ def _check_inner_products(context: Context, title: str, tokens: int, width: int)
     values, direction = _random(context, SUB_BLOCKS, tokens, width), _random(context, tokens, width)
     chosen = torch.zeros(tokens, dtype=torch.int64, device=context.device)
     runs: dict[str, Run] = {
-        "a product a token, as it is": lambda: _dot_with_sub_blocks(direction, values, chosen, SUB_BLOCKS),
+        "a product a token, as it is": lambda: sub_block_products(direction, values, chosen, SUB_BLOCKS),
         "products and sums": lambda: (values * direction).sum(-1).T,
     }
     _report_microseconds(context, f"{title}, ⟨gradient, a_k⟩", runs)
