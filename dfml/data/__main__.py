@@ -17,11 +17,12 @@ from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, byte_count, 
 from dfml.data.datasets import SHIPPED
 from dfml.data.format.manifest import Manifest, is_packed, manifest_sha256, read_manifest
 from dfml.data.packing.cores import available, map_in_processes
-from dfml.data.packing.pack import SHARD_BYTES, Runner, pack
+from dfml.data.packing.pack import Runner, pack
 from dfml.data.packing.progress import BytesDone
 from dfml.data.packing.readers import BENCHMARK_SETS, check_counts, read_benchmark_set, read_folder, read_table
 from dfml.data.packing.readers.imagenet import read_imagenet
 from dfml.data.packing.readers.packed import read_packed
+from dfml.data.packing.shard_plan import SHARD_BYTES
 from dfml.data.packing.source import ImageSource
 from dfml.data.streaming.cache import Cache, default_folder
 from dfml.errors import InvalidInput, RunFailed

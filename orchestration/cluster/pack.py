@@ -15,7 +15,8 @@ import ray
 
 # isort: on
 from dfml.data.__main__ import main
-from dfml.data.packing.pack import Job, Packed
+from dfml.data.packing.pack import Packed
+from dfml.data.packing.shard_plan import Job
 from dfml.errors import RunFailed, one_line
 from orchestration.cluster.connection import cluster
 

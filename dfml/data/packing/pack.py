@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from dfml import s3, storage
+from dfml import storage
 from dfml.data.format import index
 from dfml.data.format.images import UNDECODABLE, decode, undecodable_reason
 from dfml.data.format.manifest import (
-    FILE_NAME,
     FORMAT_VERSION,
     Dropped,
     File,
@@ -36,45 +34,10 @@ from dfml.data.format.manifest import (
     write_manifest,
 )
 from dfml.data.format.shards import ImageRow, shard_of
-from dfml.data.packing.source import ImageSource
+from dfml.data.packing.journal import begin, record_of, tidy
+from dfml.data.packing.shard_plan import SHARD_BYTES, Job, digest_of, plan_shards
+from dfml.data.packing.source import ImageSource, Source
 from dfml.errors import InvalidInput
-
-# Large enough to be worth an S3 request's latency, small enough to start training early.
-SHARD_BYTES = 32 * 2**20
-# Images of a class that stay together.
-RUN = 8
-JOURNAL = "packing"
-# In `JOURNAL`: the names of all shards and indices that may exist at the URI.
-FILES = "files.json"
-
-
-class Source(Protocol):
-    """An image to pack: `dfml.data.packing.source.ImageSource`, or an `ImageRow` in memory."""
-
-    @property
-    def class_name(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    def read(self) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """A shard to make."""
-
-    file: str
-    split: str
-    sources: tuple[Source, ...]
-    labels: tuple[int, ...]
-    digest: str  # of the other fields
-
-    @property
-    def bytes(self) -> int:
-        return sum(source.size for source in self.sources)
 
 
 class Packed(BaseModel):
@@ -108,7 +71,7 @@ class _Packer:
     skip_bad: bool
 
     def __call__(self, job: Job) -> Packed:
-        journal = _journal(self.uri, job.file)
+        journal = record_of(self.uri, job.file)
         files = _state_of_files(job)
         try:
             packed = Packed.model_validate_json(storage.read(journal))
@@ -163,7 +126,7 @@ def pack(
     """Pack images into shards, indices and a manifest; resume if an earlier run was killed.
 
     Labels number the classes in the order in which they first occur. A split that fits into one
-    shard keeps its order; the images of a larger one are mixed (see `_mixed`).
+    shard keeps its order; the images of a larger one are mixed (see `shard_plan`).
 
     Args:
         sources: the images, at least one.
@@ -185,16 +148,16 @@ def pack(
             another data set.
     """
     uri = storage.absolute(str(uri))
-    jobs, classes = _plan(list(sources), shard_bytes)
+    jobs, classes = plan_shards(list(sources), shard_bytes)
     if not jobs:
         raise InvalidInput(f"there are no images to pack into {uri}; give at least one")
-    source = _digest(FORMAT_VERSION, dataset, classes, *(job.digest for job in jobs))
+    source = digest_of(FORMAT_VERSION, dataset, classes, *(job.digest for job in jobs))
     if is_packed(uri) and not overwrite:
         manifest = _already(uri, source)
         # The run that wrote the manifest may have been killed before it tidied up.
         tidy(uri, manifest)
         return manifest
-    _begin(uri, jobs)
+    begin(uri, {job.file for job in jobs} | {index.file_name(job.split) for job in jobs})
     finished: dict[str, Packed] = {}
     done, total = 0, sum(job.bytes for job in jobs)
     with contextlib.closing(run(_Packer(uri, skip_bad), jobs)) as results:
@@ -224,98 +187,6 @@ def _already(uri: str, source: str) -> Manifest:
             "name another folder or URI, or pass --overwrite"
         )
     return manifest
-
-
-def _begin(uri: str, jobs: list[Job]) -> None:
-    """Record the files of this run, of killed ones and of a replaced set; delete the manifest."""
-    files = _noted(uri) | {job.file for job in jobs} | {index.file_name(job.split) for job in jobs}
-    if is_packed(uri):
-        # The file names of a manifest in another format are unknown.
-        with contextlib.suppress(InvalidInput):
-            files |= _files(read_manifest(uri))
-    storage.write(storage.join(uri, JOURNAL, FILES), json.dumps(sorted(files)).encode())
-    storage.delete(storage.join(uri, FILE_NAME))
-
-
-def tidy(uri: str, manifest: Manifest) -> None:
-    """Remove the journals, and the files that `_begin` recorded but the manifest doesn't name."""
-    files = _noted(uri)
-    if not files:
-        return
-    for file in files - _files(manifest):
-        storage.delete(storage.join(uri, file))
-    for file in files:
-        storage.delete(_journal(uri, file))
-    # `storage.write` leaves partial files if its process is killed; on S3 it leaves nothing.
-    if not uri.startswith(s3.PREFIX):
-        for folder in (Path(uri), Path(uri, JOURNAL)):
-            for partial in folder.glob("*.partial"):
-                if partial.name.rsplit(".", 2)[0].removesuffix(".json") in files:
-                    partial.unlink(missing_ok=True)
-    storage.delete(storage.join(uri, JOURNAL, FILES))
-    storage.delete_empty(storage.join(uri, JOURNAL))
-
-
-def _noted(uri: str) -> set[str]:
-    try:
-        return set(json.loads(storage.read(storage.join(uri, JOURNAL, FILES))))
-    except (FileNotFoundError, ValueError):
-        return set()
-
-
-def _files(manifest: Manifest) -> set[str]:
-    return {shard.file for shard in manifest.shards} | {split.index.file for split in manifest.splits.values()}
-
-
-def _journal(uri: str, file: str) -> str:
-    return storage.join(uri, JOURNAL, f"{file}.json")
-
-
-def _plan(sources: list[Source], shard_bytes: int) -> tuple[list[Job], tuple[str, ...]]:
-    """Return the shards to make, split by split, and the classes' names by label."""
-    labels: dict[str, int] = {}
-    by_split: dict[str, list[Source]] = {}
-    for source in sources:
-        labels.setdefault(source.class_name, len(labels))
-        by_split.setdefault(source.split, []).append(source)
-    jobs = []
-    for split, members in by_split.items():
-        if sum(source.size for source in members) > shard_bytes:
-            members = _mixed(members)
-        for number, part in enumerate(_parts(members, shard_bytes)):
-            file, numbers = f"{split}-{number:05d}.parquet", tuple(labels[source.class_name] for source in part)
-            described = ((source.path, source.class_name, source.size) for source in part)
-            jobs.append(Job(file, split, tuple(part), numbers, _digest(FORMAT_VERSION, file, numbers, *described)))
-    return jobs, tuple(labels)
-
-
-def _mixed(sources: list[Source]) -> list[Source]:
-    """Divide classes into runs of up to `RUN` images, and shuffle the runs in a reproducible way.
-
-    Any shard then holds many classes and several images of each, so training can start on the first
-    shard, with plain shuffling or P×K batches.
-    """
-    runs: dict[tuple[str, int], list[Source]] = {}
-    seen: dict[str, int] = {}
-    for source in sources:
-        number = seen.get(source.class_name, 0)
-        seen[source.class_name] = number + 1
-        runs.setdefault((source.class_name, number // RUN), []).append(source)
-    every = list(runs.values())
-    return [source for uri in np.random.default_rng(len(sources)).permutation(len(every)) for source in every[uri]]
-
-
-def _parts(sources: Iterable[Source], shard_bytes: int) -> Iterator[list[Source]]:
-    part: list[Source] = []
-    size = 0
-    for source in sources:
-        if part and size + source.size > shard_bytes:
-            yield part
-            part, size = [], 0
-        part.append(source)
-        size += source.size
-    if part:
-        yield part
 
 
 def _manifest(uri: str, dataset: str, classes: tuple[str, ...], source: str, packed: list[Packed]) -> Manifest:
@@ -349,7 +220,7 @@ def _state_of_files(job: Job) -> str:
             with _readable(source):
                 status = source.file.stat()
             found[source.file] = (status.st_size, status.st_mtime_ns)
-    return _digest(*found.values())
+    return digest_of(*found.values())
 
 
 @contextlib.contextmanager
@@ -372,7 +243,3 @@ def _undecodable(dropped: list[Dropped]) -> str:
         f"{dropped[0].path} can't be decoded ({dropped[0].reason}){more}; fix or remove {which}, or leave out images "
         "that can't be decoded with --skip-bad"
     )
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()

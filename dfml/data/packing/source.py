@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+
+class Source(Protocol):
+    """An image to pack: an `ImageSource` in a file, or an `ImageRow` in memory."""
+
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def read(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

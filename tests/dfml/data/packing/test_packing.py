@@ -17,9 +17,11 @@ import pytest
 from dfml.data.format.manifest import FILE_NAME, read_manifest
 from dfml.data.format.shards import ImageRow
 from dfml.data.packing.cores import map_in_processes
-from dfml.data.packing.pack import JOURNAL, RUN, Job, Packed, in_this_process, pack
+from dfml.data.packing.journal import JOURNAL
+from dfml.data.packing.pack import Packed, in_this_process, pack
 from dfml.data.packing.readers import read_folder
 from dfml.data.packing.readers.packed import read_packed
+from dfml.data.packing.shard_plan import RUN, Job
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.errors import InvalidInput
 from tests.images import ANIMALS, BAD, encoded, picture, row

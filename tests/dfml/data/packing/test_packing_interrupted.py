@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from dfml.data.format.manifest import FILE_NAME
-from dfml.data.packing.pack import FILES, JOURNAL
+from dfml.data.packing.journal import FILES, JOURNAL
 from tests import forked
 from tests.packed import files_below, slow_images
 
