@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dfml.data.datasets import PACKED, locate
+from dfml.data.datasets import PACKED, found_in_variable, locate
 from dfml.data.format.manifest import is_packed
 from dfml.data.packing.cores import available, map_in_processes
 from dfml.data.packing.pack import pack
@@ -55,7 +55,8 @@ def loader_workers(asked: int | None, device: torch.device) -> int:
 def data_uri(arguments: argparse.Namespace) -> str:
     """Return the URI of the packed data set that a command's flags name.
 
-    Rank 0 packs a benchmark set on first use.
+    A benchmark set is looked for in `DFML_DATA`, then below `--data-root`, where rank 0 packs it on
+    first use.
 
     Raises:
         InvalidInput: there is no such data set, or it can't be packed.
@@ -65,6 +66,8 @@ def data_uri(arguments: argparse.Namespace) -> str:
     packed = arguments.data_root / PACKED.name / dataset.lower()
     if arguments.data is not None or dataset.lower() not in BENCHMARK_SETS:
         return locate(dataset, arguments.data)
+    if (found := found_in_variable(dataset)) is not None:
+        return found
     failure: InvalidInput | RunFailed | None = None
     if rank() == 0 and not is_packed(packed):
         try:

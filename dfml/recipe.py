@@ -36,16 +36,18 @@ class Recipe(StrictModel):
     test_size: int | None = Field(default=None, ge=32)  # pixels, at test; None: as in training (required for ViTs)
     test_crop: float = Field(default=0.875, gt=0, le=1)  # side of the center crop over that of the image: 224 / 256
     crop_scale: float = Field(default=0.08, gt=0, le=1)  # smallest random crop, as a share of the image's area
-    horizontal_flip: bool = True
+    horizontal_flip: bool = True  # mirror half of the training images
 
     # Objective
     loss: LossName = "proxy_anchor"
-    alpha: float | None = Field(default=None, gt=0)  # None: the published value (dfml/losses/published.py)
+    alpha: float | None = Field(default=None, gt=0)  # None: the published value (dfml/losses/constants.py)
     margin: float | None = Field(default=None, ge=0)  # the publication's `mrg`; None: the published value
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)  # for cross_entropy only
-    routed_weight: float = Field(default=0.5, ge=0)  # of the routed path's loss and both reconstruction terms
-    embedding_reconstruction: float = Field(default=0.1, ge=0)
-    stream_reconstruction: float = Field(default=1e-5, ge=0)
+    routed_weight: float = Field(
+        default=0.5, ge=0
+    )  # as published, of the routed path's loss and both reconstruction terms
+    embedding_reconstruction: float = Field(default=0.1, ge=0)  # weight of ‖e_routed − e_full‖; as published
+    stream_reconstruction: float = Field(default=1e-5, ge=0)  # weight of the streams' ‖x̂ − x‖; as published
 
     # Weight of the term that balances the sub-blocks' load; 0 as published. It competes with the
     # loss: with a loss of 15 (Proxy-Anchor on the emoji), 0.01 changed nothing, and 10 kept every
@@ -61,11 +63,11 @@ class Recipe(StrictModel):
     epochs: int = Field(default=60, ge=1)
     warm_epochs: int = Field(default=5, ge=0)  # first epochs; only proxies and routers train
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
-    lr: float = Field(default=1e-4, gt=0)
-    proxy_lr_multiplier: float = Field(default=100.0, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    schedule: Schedule = StepDecay(step=5, gamma=0.5)
-    clip_value: float = Field(default=10.0, gt=0)  # gradients, by value
+    lr: float = Field(default=1e-4, gt=0)  # of backbone and routers, before the schedule
+    proxy_lr_multiplier: float = Field(default=100.0, gt=0)  # rate of the loss's proxies over lr; as published
+    weight_decay: float = Field(default=1e-4, ge=0)  # of all parameters, as published
+    schedule: Schedule = StepDecay(step=5, gamma=0.5)  # factor of lr in each epoch; CUB's in the publication
+    clip_value: float = Field(default=10.0, gt=0)  # largest absolute value of a gradient; as published
     seed: int = Field(default=0, ge=0)
 
     # Speed and memory: apart from bfloat16's rounding, these values don't change what is computed.

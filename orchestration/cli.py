@@ -11,6 +11,7 @@ from typing import Any
 from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code
 from dfml.data.datasets import REPOSITORY, SHIPPED, locate
+from dfml.data.packing.readers import BENCHMARK_SETS
 from dfml.errors import InvalidInput
 from dfml.protocol import PROTOCOLS
 from orchestration.callbacks.wandb_mode import MODES, mode_for
@@ -42,7 +43,7 @@ def _add_data_flags(group: argparse._ActionsContainer) -> None:
         "--dataset",
         default="emoji",
         metavar="NAME",
-        help=f"data set: {', '.join(SHIPPED)}, or your own with --data",
+        help=f"data set: {', '.join([*SHIPPED, *BENCHMARK_SETS])}, or your own with --data",
     )
     group.add_argument(
         "--data",

@@ -70,7 +70,8 @@ class TrialFailed:
 
     Attributes:
         reason: the reason, in one line.
-        unfit: whether its own configuration is the reason, rather than a lost machine.
+        unfit: whether its own recipe is the reason: the loss diverged, memory ran out, or the code
+            raised an unknown error.
     """
 
     reason: str

@@ -22,6 +22,7 @@ from dfml.protocol import PROTOCOLS, ProtocolName
 from dfml.recipe import Recipe, recipe_from
 from dfml.strict_model import StrictModel
 from orchestration.search.budget import Budget
+from orchestration.search.objectives import SCORE_ALONE, ObjectiveName
 from orchestration.search.space import SearchSpace
 
 PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "numpy", "pyarrow")
@@ -54,7 +55,7 @@ class Plan(StrictModel):
     seed: int
     protocol: ProtocolName = "holdout"
     reproductions: int = 1
-    objectives: tuple[Literal["score", "flops"], ...] = ("score",)
+    objectives: tuple[ObjectiveName, ...] = SCORE_ALONE
     budget: Budget | None = None
     space: SearchSpace
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 
 from dfml import storage
 from dfml.data.streaming.cache import Cache
 from dfml.errors import InvalidInput, RunFailed
-from orchestration.callback import SweepCallback
+from orchestration.callback import SweepCallback, Tracker
 from orchestration.callbacks.console import Console
 from orchestration.callbacks.prometheus import PrometheusMetrics
 from orchestration.callbacks.wandb_runs import WandbRuns
@@ -51,24 +51,33 @@ def run_sweep(plan: Plan, sweep: str, console: Console, options: ExecutionOption
         Interrupted: the user asked to stop; the same call resumes the sweep.
     """
     plan, stored, extended = _opened(plan, sweep, extend)
-    tracker = None
+    trackers: list[Tracker] = []
     if stored and not extended and (results := load_results(sweep)):
         console.print(
             f"the sweep {sweep} has ended already; its results follow. Choose another --name for a new sweep, or "
             "--extend this one"
         )
     else:
-        tracker = None if options.wandb == "off" else WandbRuns(plan, sweep, options.wandb, console)
-        with hold(sweep, console.print), tracker or nullcontext(), console.live():
-            results = _run(plan, sweep, console, options, stored, extended, tracker)
+        trackers = _trackers(plan, sweep, console, options)
+        with ExitStack() as stack:
+            stack.enter_context(hold(sweep, console.print))
+            for tracker in trackers:
+                stack.enter_context(tracker)
+            stack.enter_context(console.live())
+            results = _run(plan, sweep, console, options, stored, extended, trackers)
     show(results, console)
     if not is_written(sweep):
         # An earlier session ended between its results and its report.
         _report(plan, results, options)
     console.print(f"model:  {storage.join(sweep, layout.BEST)}")
     console.print(f"report: {storage.join(sweep, layout.REPORT, 'index.html')}")
-    if tracker is not None:
-        console.print(f"wandb:  {tracker.where}")
+    for tracker in trackers:
+        console.print(f"{tracker.name}:  {tracker.where}")
+
+
+def _trackers(plan: Plan, sweep: str, console: Console, options: ExecutionOptions) -> list[Tracker]:
+    """Return the trackers of experiments that the user wants."""
+    return [] if options.wandb == "off" else [WandbRuns(plan, sweep, options.wandb, console)]
 
 
 def dry_run(plan: Plan, sweep: str, console: Console, options: ExecutionOptions, extend: bool = False) -> None:
@@ -118,7 +127,7 @@ def _run(
     options: ExecutionOptions,
     stored: SweepFile | None,
     extended: bool,
-    tracker: WandbRuns | None,
+    trackers: list[Tracker],
 ) -> Results:
     records = load_records(sweep) if stored else []
     if stored:
@@ -129,7 +138,7 @@ def _run(
         interruption.install()
         resources = trial_resources(plan.workers_per_trial, options.concurrent_trials, options.min_workers)
         plan.check_workers(resources.workers)
-        told = forecast(plan, resources, records)
+        lines = [where, *forecast(plan, resources, records)]
         plan = plan.model_copy(update={"workers_per_trial": resources.workers})
         check_readable(plan.data)
         for weights in plan.weights_files():
@@ -142,14 +151,13 @@ def _run(
             SweepFile.of(plan, stored).save(sweep)
         # Not before: a sweep that can't be run here leaves nothing.
         stack.enter_context(driver_log(sweep, options.verbose))
-        for line in [where, *told]:
+        for line in lines:
             console.print(line)
         console.print(f"results in {sweep}")
-        if tracker is not None:
-            tracker.plan = plan
-            console.print(f"Weights & Biases: {tracker.where}")
         settings = _settings(plan, sweep, resources, options)
-        callbacks: list[SweepCallback] = [console, metrics, *([tracker] if tracker is not None else [])]
+        callbacks: list[SweepCallback] = [console, metrics, *trackers]
+        for callback in callbacks:
+            callback.sweep_started(settings)
         context = RunContext(sweep, resources, console, interruption, callbacks)
         _search(plan, settings, records, context)
         winner = best_trial(records)
@@ -167,8 +175,8 @@ def _run(
     # Before the report: if a chart fails, the same command prints the results and draws it again.
     results.save()
     _report(plan, results, options)
-    if tracker is not None:
-        tracker.sweep_ended(runs[0], results.test["winner"], pictures_of(results.retrievals))
+    for callback in callbacks:
+        callback.sweep_ended(runs[0], results.test["winner"], pictures_of(results.retrievals))
     return results
 
 
@@ -225,6 +233,7 @@ def _search(plan: Plan, settings: SweepSettings, records: list[TrialRecord], con
     records.sort(key=lambda record: record.number)
     for record in stop_interrupted(records):
         record.save(context.sweep)
-        search.trial_ended(record)
+        for callback in [search, *context.callbacks]:
+            callback.trial_ended(record)
     # Again: the storage may have been unavailable while trials ran.
     study_file.write()

@@ -32,8 +32,7 @@ def locate(dataset: str, data: str | None) -> str:
         return storage.absolute(data)
     if dataset in SHIPPED:
         return str(SHIPPED[dataset])
-    roots = [os.environ[DATA_VARIABLE]] if os.environ.get(DATA_VARIABLE) else []
-    uris = [storage.absolute(storage.join(root, dataset.lower())) for root in [*roots, str(PACKED)]]
+    uris = [*_in_variable(dataset), storage.absolute(storage.join(str(PACKED), dataset.lower()))]
     for uri in uris:
         if is_packed(uri):
             return uri
@@ -46,6 +45,16 @@ def locate(dataset: str, data: str | None) -> str:
         f"{dataset} isn't packed at {' or '.join(uris)}; pack it with `python -m dfml.data pack --dataset {dataset} "
         f"--root DIR --out {uris[0]}`, or give its location with --data"
     )
+
+
+def found_in_variable(dataset: str) -> str | None:
+    """Return the location of a packed data set in `DFML_DATA`; None if it isn't there."""
+    return next((uri for uri in _in_variable(dataset) if is_packed(uri)), None)
+
+
+def _in_variable(dataset: str) -> list[str]:
+    root = os.environ.get(DATA_VARIABLE)
+    return [storage.absolute(storage.join(root, dataset.lower()))] if root else []
 
 
 def recall_at(dataset: str) -> tuple[int, ...]:

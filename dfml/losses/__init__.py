@@ -4,6 +4,6 @@
 pytorch-metric-learning, and `build` creates the loss of a recipe.
 """
 
-from dfml.losses.published import CONSTANTS, LossName, MetricLossName, loss_name
+from dfml.losses.constants import CONSTANTS, LossName, MetricLossName, loss_name
 
 __all__ = ["CONSTANTS", "LossName", "MetricLossName", "loss_name"]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dfml.losses.constants import CONSTANTS
 from dfml.losses.cross_entropy import CrossEntropy
 from dfml.losses.proxy_anchor import ProxyAnchor
-from dfml.losses.published import CONSTANTS
 
 if TYPE_CHECKING:
     from dfml.recipe import Recipe

@@ -16,6 +16,7 @@ from dfml import storage
 from dfml.command_line import INTERRUPTED, Parser, add_cache_flags, assignment, count, exit_code, print_error
 from dfml.commands import cache_of, data_uri, loader_workers, print_metrics, print_rank0, processes
 from dfml.data.format.manifest import manifest_sha256, read_manifest
+from dfml.data.packing.readers import BENCHMARK_SETS
 from dfml.data.streaming.cache import Cache
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes, training_and_validation
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     # fmt: off
     data = made.add_argument_group("data and results")
     data.add_argument("--dataset", default="cub",
-                      help="cub, cars, SOP or Inshop in --data-root, or any name with --data")
+                      help=f"{', '.join(BENCHMARK_SETS)} in --data-root, or any name with --data")
     data.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR",
                       help="folder of the benchmark sets as published, which are packed on first use")
     data.add_argument("--data", metavar="DIR-or-S3", help="a packed data set, instead of --data-root")

@@ -114,9 +114,9 @@ class Training:
         # Channels last, convolutions run about 1.5 times as fast on CPUs, and on tensor cores.
         objective = Objective(self.model, len(train.classes))
         self.objective = objective.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        proxies = list(self.objective.metric_loss.parameters())
-        proxy_rate = recipe.proxy_lr_multiplier if CONSTANTS[recipe.loss].proxies else 1.0
-        groups = [{"params": list(self.model.parameters()), "rate": 1.0}, {"params": proxies, "rate": proxy_rate}]
+        of_loss = list(self.objective.metric_loss.parameters())
+        loss_rate = recipe.proxy_lr_multiplier if CONSTANTS[recipe.loss].proxies else 1.0
+        groups = [{"params": list(self.model.parameters()), "rate": 1.0}, {"params": of_loss, "rate": loss_rate}]
         self.optimizer = OPTIMIZERS[recipe.optimizer](
             [group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay
         )

@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from dfml import storage
 from dfml.command_line import INTERRUPTED
 from dfml.errors import one_line
-from orchestration.callback import SweepCallback
+from orchestration.callback import Tracker
 from orchestration.callbacks.console import Console
+from orchestration.job import SweepSettings
 from orchestration.plan import Plan
 from orchestration.sweep_file import SweepFile
 from orchestration.sweep_folder import layout
@@ -43,22 +44,25 @@ BEST_FILES = ("model.safetensors", "config.json", "README.md")
 TAG = 64  # characters that W&B allows
 
 
-class WandbRuns(SweepCallback):
-    """Write a sweep's runs to Weights & Biases, within a `with` block.
+class WandbRuns(Tracker):
+    """Write a sweep's runs to Weights & Biases.
 
     The end of the block waits until everything is written; after an interruption, for half a
     minute at most. After a failure the sweep continues without Weights & Biases.
 
     Args:
-        plan: the sweep's plan; set it again when the cluster has decided the number of workers.
+        plan: the sweep's plan.
         sweep: the sweep's folder or URI. The files are stored in its `wandb/` if it is a folder,
             else in the `wandb/` of WANDB_DIR or of the current folder.
         mode: the mode of W&B.
         console: the console for the address and for a warning after a failure.
     """
 
+    name = "wandb"
+
     def __init__(self, plan: Plan, sweep: str, mode: Literal["online", "offline"], console: Console) -> None:
-        self.plan = plan
+        self._plan = plan
+        self._workers = plan.workers_per_trial
         self._sweep = sweep
         self._mode = mode
         self._console = console
@@ -78,7 +82,7 @@ class WandbRuns(SweepCallback):
         The sweep's folder must exist. A sweep of the same name in another folder, or started
         afresh, has another group.
         """
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self.plan.name)[:64]
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._plan.name)[:64]
         stored = SweepFile.load(self._sweep)
         identity = f"{self._sweep} {stored.created if stored else None}"
         return f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
@@ -92,6 +96,11 @@ class WandbRuns(SweepCallback):
         if self._mode == "online":
             return self._url or f"group {self.group}"
         return f"offline; to upload: wandb login, then wandb sync {files}"
+
+    def sweep_started(self, settings: SweepSettings) -> None:
+        # The cluster decides the number of workers if the plan leaves it open.
+        self._workers = settings.workers
+        self._console.print(f"Weights & Biases: {self.where}")
 
     def trial_started(self, record: TrialRecord) -> None:
         self._do(self._open, record.folder, record.kind, *self._described(record))
@@ -108,21 +117,14 @@ class WandbRuns(SweepCallback):
             "s3_bytes": record.s3_bytes,
             "restarts": record.restarts,
         }
-        self._do(
-            self._end, record.folder, record.kind, {name: value for name, value in summary.items() if value is not None}
-        )
+        known = {name: value for name, value in summary.items() if value is not None}
+        self._do(self._end, record.folder, record.kind, *self._described(record), known)
 
     def sweep_ended(self, record: TrialRecord, test: dict[str, float], pictures: Sequence[str]) -> None:
-        """Log the test scores, the report, its pictures and the model to the winner's run.
-
-        Args:
-            record: the record of the winner's run whose model is kept.
-            test: its metrics on the test classes.
-            pictures: the names of the retrievals' pictures in `report/`.
-        """
+        """Log the test scores, the report, its pictures and the model to the winner's run."""
         self._do(self._conclude, record.folder, record.kind, *self._described(record), test, pictures)
 
-    def __enter__(self) -> WandbRuns:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -146,10 +148,10 @@ class WandbRuns(SweepCallback):
         config = {
             **recipe.model_dump(mode="json"),
             "parameters": dict(record.parameters),
-            "dataset": self.plan.dataset,
-            "data": self.plan.data,
-            "protocol": self.plan.protocol,
-            "workers": self.plan.workers_per_trial,
+            "dataset": self._plan.dataset,
+            "data": self._plan.data,
+            "protocol": self._plan.protocol,
+            "workers": self._workers,
         }
         return config, describe(recipe)
 
@@ -177,7 +179,7 @@ class WandbRuns(SweepCallback):
             id=f"{self.group}-{folder}",
             name=f"trial {int(folder)}" if kind == "trial" else folder,
             job_type=kind,
-            tags=[self.plan.dataset[:TAG], self.plan.protocol],
+            tags=[self._plan.dataset[:TAG], self._plan.protocol],
             notes=notes,
             config=config,
             dir=self._directory,
@@ -210,7 +212,9 @@ class WandbRuns(SweepCallback):
         scalars = {name: value for name, value in metrics.items() if name != "router_load"}
         self._runs[folder].log({**scalars, **loads}, step=int(metrics["epoch"]))
 
-    def _end(self, folder: str, kind: Kind, summary: dict[str, Any]) -> None:
+    def _end(self, folder: str, kind: Kind, config: dict[str, Any], notes: str, summary: dict[str, Any]) -> None:
+        if folder not in self._runs:  # an earlier session's trial, which the spent budget has ended
+            self._open(folder, kind, config, notes)
         run = self._runs[folder]
         run.summary.update(summary)
         self._over.add(folder)

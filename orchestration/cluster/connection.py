@@ -29,7 +29,7 @@ from orchestration.cluster.ray_internals import (
 # Only the driver connects to Weights & Biases.
 OWN = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_SERVICE")
 CONNECT_TIMEOUT_SECONDS = 5  # seconds in which a cluster must answer
-SHIPPED = ("dfml", "orchestration")  # packages that workers of a cluster get; no data, no results
+PACKAGES = ("dfml", "orchestration")  # packages that workers of a cluster get; no data, no results
 # A watcher of nodes that are about to be preempted: one more process per trial, useless on a
 # cluster of this machine alone.
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -188,7 +188,7 @@ def _runtime_env(private: bool) -> dict[str, Any]:
     environment: dict[str, Any] = {"env_vars": {**settings, **_s3_server()}}
     if not private:
         environment |= {
-            "py_modules": [str(REPOSITORY / package) for package in SHIPPED],
+            "py_modules": [str(REPOSITORY / package) for package in PACKAGES],
             "excludes": ["__pycache__"],
         }
     return environment

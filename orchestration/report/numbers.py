@@ -24,7 +24,7 @@ def csv_files(results: Results, search: Search, improvement: Improvement) -> dic
         "importances.csv": _csv(
             ["name", "importance"], [] if search.why_no_importances() else list(search.importances().items())
         ),
-        "pareto_front.csv": _csv(["trial", "score", "flops", "on_front"], _front(results) if search.two else []),
+        "pareto_front.csv": _csv(["trial", "score", "flops", "on_front"], _front(results) if search.has_flops else []),
         "router_load.csv": _csv(
             ["run", "epoch", "router", "name", "sub_block", "load", "load_entropy"], _loads(results)
         ),

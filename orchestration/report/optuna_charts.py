@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestration.report.results import Results
 from orchestration.report.style import ACCENT, FAINT, INK, MAIN, STOPPED, Chart, of_optuna, restyle, scale
-from orchestration.search.objectives import Objective
+from orchestration.search.objectives import ObjectiveName
 from orchestration.search.space import SearchSpace
 from orchestration.sweep_folder.records import TrialRecord
 
@@ -38,11 +38,11 @@ class Search:
         objectives: the objectives of the sweep.
     """
 
-    def __init__(self, results: Results, space: SearchSpace, objectives: tuple[Objective, ...]) -> None:
+    def __init__(self, results: Results, space: SearchSpace, objectives: tuple[ObjectiveName, ...]) -> None:
         self.results = results
         self.study = _study(results, space, objectives)
         self.score = f"{results.scored_on} {results.task.heading}"
-        self.two = "flops" in objectives
+        self.has_flops = "flops" in objectives
         self.scored = [trial for trial in self.study.get_trials(deepcopy=False) if trial.values is not None]
 
     def varied(self) -> list[str]:
@@ -58,7 +58,7 @@ class Search:
 
         With two objectives Optuna needs a target, and takes a lower value as better.
         """
-        return (lambda trial: -trial.values[0]) if self.two else None
+        return (lambda trial: -trial.values[0]) if self.has_flops else None
 
     def importances(self) -> dict[str, float]:
         """Return each varied parameter's importance by PED-ANOVA.
@@ -93,7 +93,7 @@ class Search:
         return None
 
 
-def _study(results: Results, space: SearchSpace, objectives: tuple[Objective, ...]) -> Study:
+def _study(results: Results, space: SearchSpace, objectives: tuple[ObjectiveName, ...]) -> Study:
     from orchestration.search.study import SweepStudy
 
     def counted(record: TrialRecord) -> TrialRecord:
@@ -116,7 +116,7 @@ def history(search: Search) -> Chart:
     from optuna.visualization.matplotlib import plot_optimization_history
 
     # With one objective and no target, Optuna also draws the best score so far.
-    target = _score if search.two else None
+    target = _score if search.has_flops else None
     with of_optuna():
         axes = plot_optimization_history(search.study, target=target, target_name=search.score)
     restyle(axes)
@@ -222,7 +222,7 @@ def _plain_ticks(axes: Axes) -> None:
 def front(search: Search) -> Chart:
     """Draw the score against FLOPs."""
     name, title = "pareto_front", f"{search.results.task.heading} against FLOPs"
-    if not search.two:
+    if not search.has_flops:
         return Chart(
             name,
             title,

@@ -12,13 +12,13 @@ from typing import Literal
 from dfml.errors import InvalidInput
 from orchestration.sweep_folder.records import TrialRecord
 
-Objective = Literal["score", "flops"]  # R@1 or top-1, to be raised; FLOPs per image, to be lowered
+ObjectiveName = Literal["score", "flops"]  # R@1 or top-1, to be raised; FLOPs per image, to be lowered
 # Names on the command line, and those in the plan.
-NAMES: dict[str, Objective] = {"recall@1": "score", "top@1": "score", "flops": "flops"}
-SCORE_ALONE: tuple[Objective, ...] = ("score",)
+NAMES: dict[str, ObjectiveName] = {"recall@1": "score", "top@1": "score", "flops": "flops"}
+SCORE_ALONE: tuple[ObjectiveName, ...] = ("score",)
 
 
-def parse_objectives(text: str) -> tuple[Objective, ...]:
+def parse_objectives(text: str) -> tuple[ObjectiveName, ...]:
     """Parse `--objectives`, such as "recall@1,flops".
 
     Raises:
@@ -36,12 +36,12 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     return found
 
 
-def directions(objectives: Sequence[Objective]) -> list[Literal["maximize", "minimize"]]:
+def directions(objectives: Sequence[ObjectiveName]) -> list[Literal["maximize", "minimize"]]:
     """Return the directions of objectives by their names in Optuna."""
     return ["maximize" if objective == "score" else "minimize" for objective in objectives]
 
 
-def values_of(record: TrialRecord, objectives: Sequence[Objective]) -> list[float] | None:
+def values_of(record: TrialRecord, objectives: Sequence[ObjectiveName]) -> list[float] | None:
     """Return a trial's value of each objective; None if it lacks a score or FLOPs."""
     found = [record.best if objective == "score" else record.flops for objective in objectives]
     known = [value for value in found if value is not None]

@@ -13,7 +13,7 @@ from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
 from orchestration.callback import SweepCallback
 from orchestration.job import SweepSettings, TrialJob, config_of
-from orchestration.search.objectives import SCORE_ALONE, Objective
+from orchestration.search.objectives import SCORE_ALONE, ObjectiveName
 from orchestration.search.sampler import ReproducibleTPESampler
 from orchestration.search.space import SearchSpace
 from orchestration.search.study import SweepStudy
@@ -45,7 +45,7 @@ class OptunaSearcher(Searcher, SweepCallback):
         settings: SweepSettings,
         epochs: int,
         records: Sequence[TrialRecord],
-        objectives: Sequence[Objective] = SCORE_ALONE,
+        objectives: Sequence[ObjectiveName] = SCORE_ALONE,
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(metric=BEST_SCORE, mode="max")
@@ -104,7 +104,7 @@ def searcher(
     settings: SweepSettings,
     epochs: int,
     records: Sequence[TrialRecord],
-    objectives: Sequence[Objective] = SCORE_ALONE,
+    objectives: Sequence[ObjectiveName] = SCORE_ALONE,
     is_over: Callable[[], bool] = lambda: False,
 ) -> OptunaSearcher:
     """Return the searcher of a sweep: TPE on the known trials, after the space's `first`."""

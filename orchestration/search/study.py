@@ -30,7 +30,7 @@ from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE
 from orchestration.callback import SweepCallback
 from orchestration.search.domains import Choice, Range
-from orchestration.search.objectives import Objective, directions, values_of
+from orchestration.search.objectives import ObjectiveName, directions, values_of
 from orchestration.search.space import SearchSpace
 from orchestration.sweep_folder import layout
 from orchestration.sweep_folder.records import TrialRecord
@@ -38,7 +38,7 @@ from orchestration.sweep_folder.records import TrialRecord
 NAME = "sweep"
 WORST_SCORE = 0.0  # of R@1 and top-1
 # The name of a constraint (see Optuna), and the amount by which an unfit trial violates it.
-VIOLATED = "a trial runs to its end", 1.0
+CONSTRAINT = "a trial runs to its end", 1.0
 
 
 class SweepStudy:
@@ -60,7 +60,7 @@ class SweepStudy:
         records: records in the order of their numbers, without gaps.
     """
 
-    def __init__(self, space: SearchSpace, objectives: Sequence[Objective], records: Iterable[TrialRecord]) -> None:
+    def __init__(self, space: SearchSpace, objectives: Sequence[ObjectiveName], records: Iterable[TrialRecord]) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._journal = _Journal()
         self._storage = JournalStorage(self._journal)
@@ -91,7 +91,7 @@ class SweepStudy:
         trial = self._trial(record.number)
         self._describe(record.number, {"reason": record.reason})
         if record.unfit:
-            optuna.Trial(self.study, trial).set_constraint(*VIOLATED)
+            optuna.Trial(self.study, trial).set_constraint(*CONSTRAINT)
         state, values = self._outcome(record)
         self._storage.set_trial_state_values(trial, state, values)
 
@@ -131,7 +131,7 @@ class SweepStudy:
             params=parameters,
             distributions={name: self._distributions[name] for name in parameters},
             user_attrs={name: value for name, value in attributes.items() if value is not None},
-            constraints=dict([VIOLATED]) if record.unfit else None,
+            constraints=dict([CONSTRAINT]) if record.unfit else None,
             intermediate_values={int(e["epoch"]): e[BEST_SCORE] for e in record.epochs if BEST_SCORE in e},
         )
         trial.datetime_start = datetime.fromtimestamp(record.began or time.time())

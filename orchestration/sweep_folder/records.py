@@ -31,8 +31,8 @@ class TrialRecord(BaseModel):
         recipe: the whole recipe.
         state: its state; "stopped" means stopped early, by ASHA or by the budget.
         reason: the reason why it failed, or was stopped if not by ASHA.
-        unfit: whether its own configuration made it fail (the loss diverged, memory ran out), so
-            that it would fail again.
+        unfit: whether its own recipe made it fail (the loss diverged, memory ran out), so that the
+            search should avoid it.
         epochs: each epoch's metrics, ascending (see `dfml.train.Training.epochs`).
         flops: FLOPs per image of inference through the routed path; None if not an objective.
         cpu_hours: hours of CPU cores that its workers held.

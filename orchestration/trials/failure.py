@@ -34,19 +34,40 @@ SICK_GPU = ("ecc error", "no cuda-capable device", "fallen off the bus", "cuda e
 LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "broken pipe", "timed out")
 
 
-class NonRetryableError(RuntimeError):
-    """An error that would happen again; its text is the reason in the trial's record."""
-
-
 class Failure(NamedTuple):
-    """A failed training: the reason in one line, and whether another attempt may help."""
+    """A failed training.
+
+    Attributes:
+        reason: the reason in one line.
+        retryable: whether another attempt may help.
+        unfit: whether the trial's own recipe is the reason, so that the search should avoid it.
+    """
 
     reason: str
     retryable: bool
+    unfit: bool = False
+
+
+class NonRetryableError(RuntimeError):
+    """An error that would happen again; its text is the reason in the trial's record.
+
+    Args:
+        reason: the reason.
+        unfit: as in `Failure`.
+    """
+
+    def __init__(self, reason: str, unfit: bool) -> None:
+        # All arguments, so that it can be pickled.
+        super().__init__(reason, unfit)
+        self.reason = reason
+        self.unfit = unfit
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @contextmanager
-def raise_non_retryable() -> Iterator[None]:
+def mark_non_retryable() -> Iterator[None]:
     """Turn an error of a worker's train loop that would happen again into a `NonRetryableError`.
 
     Raises:
@@ -56,14 +77,18 @@ def raise_non_retryable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = why_not_retryable(error)
-        if reason is None:
+        failure = classify(error)
+        if failure.retryable:
             raise
-        raise NonRetryableError(reason) from error
+        raise NonRetryableError(failure.reason, failure.unfit) from error
 
 
-def why_not_retryable(error: Exception) -> str | None:
-    """Return in one line why an error would happen again; None if another attempt may help."""
+def classify(error: Exception) -> Failure:
+    """Classify an error of a worker's train loop.
+
+    Only what is known to come from a lost machine or connection is retryable: an unknown error
+    would probably happen again, and each attempt costs up to an epoch.
+    """
     import torch
 
     from dfml.train.training import TrainingDiverged
@@ -73,39 +98,43 @@ def why_not_retryable(error: Exception) -> str | None:
     last = _last_line(text)
     cuda = "cuda" in text.lower() or "cublas" in text.lower() or "cudnn" in text.lower()
     if isinstance(error, torch.OutOfMemoryError) or (cuda and any(words in text.lower() for words in NO_GPU_MEMORY)):
-        return f"out of memory on the GPU: {LESS_MEMORY} ({text.splitlines()[0]})"
+        return _unfit(f"out of memory on the GPU: {LESS_MEMORY} ({text.splitlines()[0]})")
     if cuda and any(words in text.lower() for words in SICK_GPU):
-        return None
+        return Failure(_first_line(error), retryable=True)
     if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_HOST_MEMORY):
-        return f"out of memory on the host: {LESS_MEMORY} ({last or 'this process gets no more memory'})"
+        return _unfit(f"out of memory on the host: {LESS_MEMORY} ({last or 'this process gets no more memory'})")
     if any(words in text.lower() for words in NO_PRIMITIVE):
-        return f"probably out of memory on the host: {LESS_MEMORY} (oneDNN: {last})"
-    if isinstance(error, TrainingDiverged | InvalidInput | RunFailed):
-        return last
+        return _unfit(f"probably out of memory on the host: {LESS_MEMORY} (oneDNN: {last})")
+    if isinstance(error, TrainingDiverged):
+        return _unfit(last)
+    if isinstance(error, InvalidInput | RunFailed):
+        # Such as a damaged image or a full disk: with any recipe the trial would end like this.
+        return Failure(last, retryable=False)
     # Ray's own errors come from the actor through which workers report; its node may be lost.
     lost = isinstance(error, OSError | EOFError | torch.distributed.DistError | RayError | RayTrainError)
     if lost or (isinstance(error, RuntimeError) and any(words in text.lower() for words in LOST_PEER)):
-        return None
-    return f"{type(error).__name__}: {last}"
+        return Failure(_first_line(error), retryable=True)
+    return _unfit(f"{type(error).__name__}: {last}")
 
 
 def training_failure(error: TrainingFailedError) -> Failure:
     """Classify the failure of a trial's training.
 
-    One worker's non-retryable error decides: the other workers fail because of it.
+    One worker's non-retryable error decides: the other workers fail because of it. Without one,
+    the failure is retryable unless Ray says that memory ran out.
     """
     if not isinstance(error, WorkerGroupError):
         return Failure(_first_line(getattr(error, "controller_failure", error)), retryable=True)
     failures = sorted(error.worker_failures.items())
     for _, failure in failures:
         if isinstance(failure, NonRetryableError):
-            return Failure(str(failure), retryable=False)
+            return Failure(failure.reason, retryable=False, unfit=failure.unfit)
     for rank, failure in failures:
         if isinstance(failure, OutOfMemoryError) or "low on memory" in str(failure):
-            return Failure(f"out of memory on the host, Ray killed worker {rank}: {LESS_MEMORY}", retryable=False)
+            return _unfit(f"out of memory on the host, Ray killed worker {rank}: {LESS_MEMORY}")
         # Memory may run out in Ray's own part of a worker, beside the train loop.
         if isinstance(getattr(failure, "health_check_failure", None), MemoryError):
-            return Failure(f"out of memory on the host, in worker {rank}: {LESS_MEMORY}", retryable=False)
+            return _unfit(f"out of memory on the host, in worker {rank}: {LESS_MEMORY}")
     rank, failure = failures[0]
     return Failure(f"worker {rank}: {_first_line(getattr(failure, 'health_check_failure', failure))}", retryable=True)
 
@@ -122,6 +151,10 @@ def process_failure(trial: Trial) -> str:
     error = getattr(error, "cause", None) or error  # RayTaskError → ControllerError
     error = getattr(error, "controller_failure", None) or error
     return f"{type(error).__name__}: {_last_line(str(error))}"
+
+
+def _unfit(reason: str) -> Failure:
+    return Failure(reason, retryable=False, unfit=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,8 @@ from orchestration.trials.recorder import Recorder
 # The driver of a trial only waits: it must not take a CPU from its own workers. It belongs on the
 # head node, which isn't a spot machine; every cluster's head has this resource.
 DRIVER = {"node:__internal_head__": 0.001}
-MAX_RESTARTS = 5  # of a trial's own process; the trial resumes from its last checkpoint
+# Restarts of a trial's own process, whose workers have a limit of their own (`trial.py`).
+MAX_RESTARTS = 5
 
 
 class Interrupted(Exception):

@@ -91,12 +91,12 @@ class RetryPolicy(DefaultFailurePolicy):
 
     Args:
         trial: the trial's folder or URI.
-        tell: the reporter that knows whether an epoch has ended.
+        reporter: the reporter that knows whether an epoch has ended.
     """
 
-    def __init__(self, *args: Any, trial: str, tell: TuneReporter) -> None:
+    def __init__(self, *args: Any, trial: str, reporter: TuneReporter) -> None:
         super().__init__(*args)
-        self._tell = tell
+        self._reporter = reporter
         self._mid_epoch = MidEpochCheckpoint(trial)
         # The checkpoint within an epoch at the last loss of workers.
         self._reached: str | None = None
@@ -108,15 +108,15 @@ class RetryPolicy(DefaultFailurePolicy):
         failure = training_failure(error)
         if not failure.retryable:
             return FailureDecision.RAISE
-        if self._came_on():
+        if self._has_new_checkpoint():
             forget_failures(self)
-        self._tell.restart_reason = failure.reason
+        self._reporter.restart_reason = failure.reason
         return super().make_decision(error)
 
-    def _came_on(self) -> bool:
+    def _has_new_checkpoint(self) -> bool:
         """Return whether there is a new checkpoint since the last loss of workers."""
-        before, ended = self._reached, self._tell.epoch_ended
-        self._tell.epoch_ended = False
+        before, ended = self._reached, self._reporter.epoch_ended
+        self._reporter.epoch_ended = False
         # The storage itself may be unreachable.
         with contextlib.suppress(OSError, InvalidInput):
             self._reached = self._mid_epoch.reached()
@@ -132,13 +132,15 @@ class TrialTrainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         # RunConfig is sent to the workers, which would import ray.tune to unpickle the callback.
-        self._tell = TuneReporter()
+        self._reporter = TuneReporter()
         # Each of these starts an actor; our data don't pass through Ray.
         needless = PlacementGroupCleanerCallback, DatasetsCallback
-        return [*(c for c in super()._create_default_callbacks() if not isinstance(c, needless)), self._tell]
+        return [*(c for c in super()._create_default_callbacks() if not isinstance(c, needless)), self._reporter]
 
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
-        controller["failure_policy"] = RetryPolicy(self.run_config.failure_config, trial=self._folder, tell=self._tell)
+        controller["failure_policy"] = RetryPolicy(
+            self.run_config.failure_config, trial=self._folder, reporter=self._reporter
+        )
         running = TrainController(**controller)
         uri = storage.join(self._folder, SNAPSHOT)
         write_snapshot_by(running, lambda content: storage.write(uri, content))

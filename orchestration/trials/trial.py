@@ -22,7 +22,8 @@ from orchestration.trials.process_group import TorchEnvBackend
 from orchestration.trials.trainer import TrialTrainer
 
 RESIZE_SECONDS = 15
-# Restarts of workers within one epoch; a spot node whose removal Ray knows of isn't counted.
+# Restarts of workers without a new checkpoint in between; a spot node whose removal Ray knows of
+# isn't counted.
 MAX_RESTARTS = 5
 
 
@@ -79,4 +80,4 @@ def _fit(loop: Callable[[dict[str, Any]], None], job: TrialJob, keep: Checkpoint
     except WorkerGroupError as error:
         # If this were raised, Tune would retry the trial, as it does after a lost process.
         failure = training_failure(error)
-        tune.report(result_of(TrialFailed(failure.reason, unfit=not failure.retryable)))
+        tune.report(result_of(TrialFailed(failure.reason, unfit=failure.unfit)))

@@ -17,7 +17,7 @@ from orchestration.callbacks.prometheus import StepGauges
 from orchestration.job import TrialJob, WinnerJob, job_in
 from orchestration.messages import EpochReport, Traffic, result_of
 from orchestration.trials.checkpoints import MidEpochCheckpoint, load, load_best, remove_stale_tempdirs, worker_tempdir
-from orchestration.trials.failure import raise_non_retryable
+from orchestration.trials.failure import mark_non_retryable
 from orchestration.trials.outcome import count_evaluation
 from orchestration.trials.process_group import init_process_group
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dfml.train import Training
 
 
-@raise_non_retryable()
+@mark_non_retryable()
 def train_trial(config: dict[str, Any]) -> None:
     """Train a trial and score every epoch.
 
@@ -50,7 +50,7 @@ def train_trial(config: dict[str, Any]) -> None:
     _train(training, job)
 
 
-@raise_non_retryable()
+@mark_non_retryable()
 def train_winner(config: dict[str, Any]) -> None:
     """Train the winner's recipe on all training classes, then score it on the test classes.
 

@@ -100,7 +100,7 @@ def passed(printed: str) -> int:
 def test_a_data_set(examples: dict[str, Followed]) -> None:
     example = examples["A data set"]
     example.end()
-    manifest = read_manifest(str(example.code / "packed" / "pets"))
+    manifest = read_manifest(str(example.code / "data" / "packed" / "pets"))
     assert {name: (split.rows, split.classes) for name, split in manifest.splits.items()} == {
         "train": (6, 2),
         "test": (6, 2),

@@ -86,3 +86,15 @@ def test_a_server_that_is_away_is_said_once_and_ends_nothing(monkeypatch: pytest
     assert len(console.lines) == 1
     assert "the sweep continues without it" in console.lines[0]
     assert KEY not in console.lines[0]
+
+
+@pytest.mark.integration
+def test_a_trial_that_the_spent_budget_kept_from_resuming_gets_its_end(tmp_path: Path) -> None:
+    console: Any = Printed()
+    plan = plan_of()
+    record = TrialRecord(number=3, parameters={}, recipe=plan.defaults(), state="stopped", reason="the budget is spent")
+    with WandbRuns(plan, str(tmp_path), "offline", console) as runs:
+        runs.trial_ended(record)
+    (file,) = (tmp_path / "wandb").glob("offline-run-*-003/*.wandb")
+    assert b"the budget is spent" in file.read_bytes()
+    assert console.lines == []

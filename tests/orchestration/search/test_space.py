@@ -166,7 +166,7 @@ def test_parameters_are_read_back_from_a_recipe() -> None:
         assert space().parameters_in(recipe) == trial.params
 
 
-SHIPPED = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
+SPACES = sorted((REPOSITORY / "search_spaces").glob("*.yaml"))
 OBJECTIVE = ["routed_weight", "embedding_reconstruction", "stream_reconstruction"]
 ALWAYS = ["num_sub_blocks", "blocks", "lr", "schedule", "warm_epochs", "weight_decay", *OBJECTIVE]
 RETRIEVAL = [*ALWAYS, "proxy_lr_multiplier", "margin"]
@@ -179,10 +179,10 @@ SEARCHED = {
 
 
 def test_there_is_a_space_for_each_data_set() -> None:
-    assert [file.stem for file in SHIPPED] == sorted(SEARCHED)
+    assert [file.stem for file in SPACES] == sorted(SEARCHED)
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
 def test_all_that_a_shipped_space_samples_is_legal(file: Path) -> None:
     found = read_space(file)
     assert sorted(found.search) == sorted(SEARCHED[file.stem])
@@ -191,7 +191,7 @@ def test_all_that_a_shipped_space_samples_is_legal(file: Path) -> None:
         found.suggest(study.ask())
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
 def test_the_first_trial_of_a_shipped_space_leaves_nothing_to_chance(file: Path) -> None:
     found = read_space(file)
     assert list(found.first[0]) == list(found.search)

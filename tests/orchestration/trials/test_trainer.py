@@ -26,7 +26,7 @@ LOST = WorkerGroupError("lost", {1: RayActorError(None, "node died")})
 def policy(max_failures: int = 2, trial: str = "/nowhere") -> tuple[RetryPolicy, TuneReporter]:
     tell = TuneReporter()
     config = FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures)
-    return RetryPolicy(config, trial=trial, tell=tell), tell
+    return RetryPolicy(config, trial=trial, reporter=tell), tell
 
 
 def decisions(policy: RetryPolicy, error: TrainingFailedError, times: int) -> list[FailureDecision]:
@@ -91,7 +91,7 @@ def test_a_loss_is_told_once(told: list[dict[str, Any]]) -> None:
 
 
 def test_a_final_error_of_one_worker_is_never_retried() -> None:
-    error = WorkerGroupError("", {0: RuntimeError("gloo: connection closed"), 1: NonRetryableError("the loss is nan")})
+    error = WorkerGroupError("", {0: RuntimeError("gloo: connection closed"), 1: NonRetryableError("the loss is nan", unfit=True)})
     assert policy()[0].make_decision(error) is RAISE
     assert training_failure(error).reason == "the loss is nan"
 
