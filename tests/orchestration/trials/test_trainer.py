@@ -91,7 +91,9 @@ def test_a_loss_is_told_once(told: list[dict[str, Any]]) -> None:
 
 
 def test_a_final_error_of_one_worker_is_never_retried() -> None:
-    error = WorkerGroupError("", {0: RuntimeError("gloo: connection closed"), 1: NonRetryableError("the loss is nan", unfit=True)})
+    error = WorkerGroupError(
+        "", {0: RuntimeError("gloo: connection closed"), 1: NonRetryableError("the loss is nan", unfit=True)}
+    )
     assert policy()[0].make_decision(error) is RAISE
     assert training_failure(error).reason == "the loss is nan"
 
