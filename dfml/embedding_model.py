@@ -121,7 +121,7 @@ def build_model(recipe: Recipe, load_weights: bool = True, class_names: Sequence
     for router in factorized.routers():
         router.temperature = recipe.router_temperature
     if recipe.compile:
-        factorized.compile_full_path()
+        factorized.compile_blocks()
     model = EmbeddingModel(factorized, recipe, class_names)
     if model.classifier is not None:
         model.classifier.load_state_dict(pretrained_classifier(recipe.backbone, weights, model.classifier))

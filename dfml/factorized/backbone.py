@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dfml.factorized.masked import MaskedOutput
 from dfml.factorized.router import Router, Routing
 
 ForwardPath = Literal["full", "routed", "both"]
+Design = Literal["gathered", "masked"]
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., object])
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -29,11 +32,12 @@ class RoutingSums(NamedTuple):
 
     @staticmethod
     def of(*routings: Routing) -> RoutingSums:
-        return RoutingSums(
-            torch.stack([r.p.new_tensor(r.sizes) for r in routings]),
-            torch.stack([r.p.sum(dim=0) for r in routings]),
-            torch.stack([torch.special.entr(r.p.detach()).sum() for r in routings]),
-        )
+        return RoutingSums.over(torch.stack([r.p for r in routings]), torch.stack([r.onehot for r in routings]))
+
+    @staticmethod
+    def over(p: Tensor, onehot: Tensor) -> RoutingSums:
+        """Sum p and the choices, both (routers, M, K), over the M tokens."""
+        return RoutingSums(onehot.sum(dim=1), p.sum(dim=1), torch.special.entr(p.detach()).sum(dim=(1, 2)))
 
 
 class BothPaths(NamedTuple):
@@ -72,16 +76,27 @@ class FactorizedBlock(nn.Module):
     def full(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def compile_full(self) -> None:
-        """Use torch.compile for `full`, here and within `both`."""
-        self.full = torch.compile(self.full)  # type: ignore[method-assign]
+    def compile_methods(self) -> None:
+        """Use torch.compile for `full`, here and within `both`, and for `masked`.
+
+        Not for the gathered routed path, whose shapes depend on the data.
+        """
+        self.full = compiled(self.full)  # type: ignore[method-assign]
+        self.masked = compiled(self.masked)  # type: ignore[method-assign]
 
     def routed(self, x: Tensor) -> Tensor:
         """Send each token, or image, through its chosen sub-block only."""
         raise NotImplementedError
 
     def both(self, full: Tensor, routed: Tensor, sparse: bool) -> BlockOutput:
-        """Run both streams, for training; if `sparse`, routers learn from chosen sub-blocks."""
+        """Run both streams, for training, in the gathered design (`sub_blocks.py`).
+
+        If `sparse`, routers learn from chosen sub-blocks only.
+        """
+        raise NotImplementedError
+
+    def masked(self, streams: Tensor, sparse: bool) -> MaskedOutput:
+        """Run both streams as one batch (2B, …), in the masked design (`masked.py`)."""
         raise NotImplementedError
 
 
@@ -99,6 +114,8 @@ class FactorizedBackbone(nn.Module):
         sparse: whether training drops the gradient that reaches the routers from sub-blocks not
             chosen; cheaper, but not exact.
         checkpointing: whether training recomputes activations within blocks, to save memory.
+        design: the implementation of path "both"; None: `masked` on a GPU in less than strict
+            float32, else `gathered`. Loss and gradients are the same to rounding.
     """
 
     num_sub_blocks: int
@@ -106,6 +123,7 @@ class FactorizedBackbone(nn.Module):
     blocks: nn.ModuleList
     sparse: bool = False
     checkpointing: bool = False
+    design: Design | None = None
 
     def stem(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -117,7 +135,7 @@ class FactorizedBackbone(nn.Module):
         """Map images (B, 3, H, W) to pooled features (B, D), or to `BothPaths` for path "both"."""
         x = self.stem(images)
         if path == "both":
-            return self._both(x)
+            return self._masked(x) if (self.design or _best_design(x)) == "masked" else self._both(x)
         for block in self.blocks:
             if isinstance(block, FactorizedBlock):
                 x = block.full(x) if path == "full" else block.routed(x)
@@ -143,6 +161,26 @@ class FactorizedBackbone(nn.Module):
             RoutingSums(*(torch.cat(sums) for sums in zip(*(output[3:] for output in outputs), strict=True))),
         )
 
+    def _masked(self, x: Tensor) -> BothPaths:
+        streams, outputs = torch.cat([x, x]), []
+        for block in self.blocks:
+            if isinstance(block, FactorizedBlock):
+                output = MaskedOutput(*self._run(block.masked, streams, self.sparse))
+                streams = output.streams
+                outputs.append(output)
+            else:
+                streams = self._run(block, streams)
+        full, routed = self.head(streams).chunk(2)
+        return BothPaths(
+            full,
+            routed,
+            torch.stack([output.distance for output in outputs]).mean(),
+            RoutingSums.over(
+                torch.stack([p for output in outputs for p in output.p]),
+                torch.stack([onehot for output in outputs for onehot in output.onehot]),
+            ),
+        )
+
     def routers(self) -> list[Router]:
         """Return the routers in the order of the network."""
         return [module for module in self.blocks.modules() if isinstance(module, Router)]
@@ -151,11 +189,11 @@ class FactorizedBackbone(nn.Module):
         """Return the names of `routers`, such as "3.attn_router" or "3.router" for block 3."""
         return [name for name, module in self.blocks.named_modules() if isinstance(module, Router)]
 
-    def compile_full_path(self) -> None:
-        """Use torch.compile for the full path; the routed path's shapes depend on the data."""
+    def compile_blocks(self) -> None:
+        """Use torch.compile for the factorized blocks, where shapes don't depend on the data."""
         for block in self.blocks:
             if isinstance(block, FactorizedBlock):
-                block.compile_full()
+                block.compile_methods()
 
     def _run(self, function: Callable[..., T], *arguments: object) -> T:
         if self.checkpointing and torch.is_grad_enabled():
@@ -175,3 +213,25 @@ class FactorizedBackbone(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+
+def compiled(function: C) -> C:
+    """Return torch's compilation of a block's method.
+
+    The methods of all blocks share one code object, for which torch compiles eight graphs and then
+    gives up without a word; so each block gets its own.
+    """
+    compilation: Any = torch.compile  # whose stub lacks the argument
+    result: C = compilation(function, isolate_recompiles=True)
+    return result
+
+
+def _best_design(x: Tensor) -> Design:
+    """Return the faster design on the device of x, in the precision that is set.
+
+    On a CPU, and in strict float32, arithmetic takes the time, and gathering saves some of it.
+    """
+    if not x.is_cuda:
+        return "gathered"
+    strict = x.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    return "masked" if torch.is_autocast_enabled("cuda") or not strict else "gathered"

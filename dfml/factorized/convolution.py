@@ -17,8 +17,10 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 
 from dfml.factorized.backbone import BlockOutput, FactorizedBlock, RoutingSums
+from dfml.factorized.masked import MaskedOutput, factors, masked_distance
 from dfml.factorized.router import Router, Routing
 from dfml.factorized.sub_blocks import dot_with_sub_blocks, straight_through, with_grad_p
 
@@ -78,6 +80,31 @@ class FactorizedConvBlock(FactorizedBlock):
         distance = with_grad_p(norm.sum(), routing, grad_p)
         return BlockOutput(full_out, out, distance, *RoutingSums.of(routing))
 
+    def masked(self, streams: Tensor, sparse: bool) -> MaskedOutput:
+        project, bn = self._last
+        images, K = len(streams) // 2, self.num_sub_blocks
+        routing = self.router(pooled(streams[images:]))
+        h = self.expand(self.shared(streams), WHOLE)
+        factor = factors(routing, sparse).to(h.dtype).repeat_interleave(h.shape[1] // K, dim=1)
+        out = self.finish(bn(project(h * factor[:, :, None, None])), streams)
+        with torch.no_grad():
+            full, routed = out.chunk(2)
+            difference = routed - full
+            norm = difference.norm(dim=1, keepdim=True)
+            unit = self.to_sum(difference / norm.clamp_min(torch.finfo(norm.dtype).tiny), routed)
+            # ⟨u, a_k⟩ = Σ over part k of (Wᵀu) ⊙ h: no a_k is in memory.
+            own = h[images:]
+            back = _convolve_back(project, (unit * self._bn_scale()).to(own.dtype), own)
+            grad_p = (back * own).unflatten(1, (K, -1)).sum(dim=(2, 3, 4))
+        distance = masked_distance(norm, grad_p, routing, sparse)
+        return MaskedOutput(out, distance, (routing.p,), (routing.onehot,))
+
+    def _bn_scale(self) -> Tensor:
+        """Return the scale (D, 1, 1) that the last batch norm applies to the sum."""
+        bn = self._last[1]
+        assert bn.running_var is not None  # the pretrained statistics
+        return (bn.weight * torch.rsqrt(bn.running_var + bn.eps))[:, None, None]
+
     def _routed(self, x: Tensor, exact: bool) -> tuple[Tensor, Routing, Tensor]:
         """Return the block's output, the routing, and the a_k in the form of `straight_through`."""
         project, bn = self._last
@@ -91,8 +118,7 @@ class FactorizedConvBlock(FactorizedBlock):
         ]
         summed = routing.join(parts)  # W_k h_k of the chosen k, (B, D, H, W)
         with torch.no_grad():
-            assert bn.running_var is not None  # the pretrained statistics
-            bn_scale = (bn.weight * torch.rsqrt(bn.running_var + bn.eps))[:, None, None]
+            bn_scale = self._bn_scale()
             if exact:
                 h = self.expand(u, WHOLE).chunk(self.num_sub_blocks, dim=1)
                 sub_block_outputs = (
@@ -125,6 +151,18 @@ def _convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, groups: int) -> Tensor
         x = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))
         return F.conv2d(x, weight, None, conv.stride, 0, conv.dilation, groups)
     return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, groups)
+
+
+def _convolve_back(conv: nn.Conv2d, direction: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of ⟨direction, conv(x)⟩ for the input x, of an ungrouped convolution."""
+    padding: Any = conv.padding
+    shape = x.shape
+    if isinstance(conv, Conv2dSame):
+        padding, shape = 0, pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation)).shape
+    back = conv2d_input(shape, conv.weight.to(x.dtype), direction, conv.stride, padding, conv.dilation)
+    # `pad_same` puts the odd pixel of padding at the end.
+    top, left = ((shape[i] - x.shape[i]) // 2 for i in (2, 3))
+    return back[:, :, top : top + x.shape[2], left : left + x.shape[3]]
 
 
 def normalize_part(bn: nn.BatchNorm2d, h: Tensor, part: Part) -> Tensor:

@@ -6,6 +6,7 @@ sub-blocks.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,19 +24,42 @@ class Routing:
 
     Attributes:
         chosen: the sub-block of each token (M,), argmax p.
-        order: the tokens by sub-block (M,), in their old order within a sub-block.
-        inverse: the permutation (M,) that undoes `order`.
-        sizes: the number of tokens of each sub-block; creating the list waits for the device.
     """
 
     def __init__(self, p: Tensor, p_of_router: Tensor | None = None) -> None:
         self.p = p
         self.p_of_router = p if p_of_router is None else p_of_router
         self.chosen = p.detach().argmax(dim=-1)
-        self.order = torch.argsort(self.chosen, stable=True)
-        self.sizes: list[int] = torch.bincount(self.chosen, minlength=p.shape[-1]).tolist()
-        self.inverse = torch.empty_like(self.order)
-        self.inverse[self.order] = torch.arange(len(self.order), device=p.device)
+
+    @cached_property
+    def onehot(self) -> Tensor:
+        """Return the choice as 0 and 1 (M, K), in the dtype of p."""
+        # torch's one_hot waits for the device, to check its input.
+        numbers = torch.arange(self.p.shape[-1], device=self.p.device)
+        return (self.chosen[:, None] == numbers).to(self.p.dtype)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Return the tokens by sub-block (M,), in their old order within a sub-block."""
+        return torch.argsort(self.chosen, stable=True)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """Return the permutation (M,) that undoes `order`."""
+        inverse = torch.empty_like(self.order)
+        inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
+        return inverse
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Return the number of tokens of each sub-block; waits for the device."""
+        sizes: list[int] = torch.bincount(self.chosen, minlength=self.p.shape[-1]).tolist()
+        return sizes
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Return where each sub-block's tokens end in `order` (K,), int32, on the device."""
+        return self.onehot.sum(dim=0).cumsum(dim=0).to(torch.int32)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Split x (M, …) into K tensors: the rows of each sub-block."""
@@ -72,7 +96,9 @@ class Router(nn.Module):
         # Not in half precision: sub-blocks might tie, and a recomputed pass might choose another.
         with torch.autocast(z.device.type, enabled=False):
             logits = _Logits.apply(z.flatten(0, -2).to(self.weight.dtype), self.weight)
-            return Routing(*((one / self.temperature).softmax(dim=-1) for one in logits))
+            if self.temperature != 1:
+                logits = tuple(one / self.temperature for one in logits)
+            return Routing(*(one.softmax(dim=-1) for one in logits))
 
 
 class _Logits(torch.autograd.Function):

@@ -104,15 +104,27 @@ def with_grad_p(distance: Tensor, routing: Routing, grad_p: Tensor) -> Tensor:
 
     In the publication's reconstruction term, x̂ = sg(stream) + Σ_k r_k sg(a_k) has the value of the
     routed stream, and d‖x̂ − x‖/dr_k = ⟨u, a_k⟩ with u the unit vector from x to x̂. Both are known
-    without another pass through the block, so a term that is linear in p carries the gradient.
+    without another pass through the block.
 
     Args:
         distance: the scalar Σ over tokens of ‖x̂ − sg x‖₂.
         routing: the routing; its `p_of_router` receives the gradient, for the router's weights.
         grad_p: ⟨u, a_k⟩, 0 if both streams are equal, as in torch.linalg.vector_norm.
     """
-    surrogate = (routing.p_of_router * grad_p.detach()).sum()
-    return distance.detach() + surrogate - surrogate.detach()
+    distance = _WithGradP.apply(distance, routing.p_of_router, grad_p)
+    return distance
+
+
+class _WithGradP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, distance: Tensor, p: Tensor, grad_p: Tensor) -> Tensor:
+        ctx.save_for_backward(grad_p.to(p.dtype))
+        return distance.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        (grad_p,) = ctx.saved_tensors
+        return None, gradient * grad_p, None
 
 
 class _RoutedLinear(torch.autograd.Function):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfml.errors import InvalidInput
-from dfml.factorized.backbone import BlockOutput, FactorizedBackbone, FactorizedBlock, RoutingSums
+from dfml.factorized.backbone import BlockOutput, FactorizedBackbone, FactorizedBlock, RoutingSums, compiled
+from dfml.factorized.masked import MaskedOutput, factors, masked_distance, masked_sum
 from dfml.factorized.router import Router, Routing
 from dfml.factorized.sub_blocks import SubBlockSum, dot_with_sub_blocks, routed_linear, with_grad_p
 
@@ -52,9 +53,10 @@ class FactorizedViTBlock(FactorizedBlock):
     def _full_mlp(self, x: Tensor) -> Tensor:
         return x + self.mlp_scale(self.mlp_sum(self.mlp(self.norm2(x))))
 
-    def compile_full(self) -> None:
-        self._full_attention = torch.compile(self._full_attention)  # type: ignore[method-assign]
-        self._full_mlp = torch.compile(self._full_mlp)  # type: ignore[method-assign]
+    def compile_methods(self) -> None:
+        self._full_attention = compiled(self._full_attention)  # type: ignore[method-assign]
+        self._full_mlp = compiled(self._full_mlp)  # type: ignore[method-assign]
+        self.masked = compiled(self.masked)  # type: ignore[method-assign]
 
     def routed(self, x: Tensor) -> Tensor:
         z = self.norm1(x)
@@ -75,6 +77,21 @@ class FactorizedViTBlock(FactorizedBlock):
         routed = routed + self.mlp_scale(y)
         distance = distance + _distance(full, routed, sub_block_outputs, self.mlp_scale, mlp)
         return BlockOutput(full, routed, distance, *RoutingSums.of(attention, mlp))
+
+    def masked(self, streams: Tensor, sparse: bool) -> MaskedOutput:
+        images = len(streams) // 2
+        z = self.norm1(streams)
+        attention = self.attn_router(z[images:])
+        hidden = self.attn(z)
+        y = masked_sum(self.attn_sum, hidden, factors(attention, sparse))
+        streams = streams + self.attn_scale(y)
+        distance = _masked_distance(streams, hidden, self.attn_sum, self.attn_scale, attention, sparse)
+        mlp = self.mlp_router(streams[images:])
+        hidden = self.mlp(self.norm2(streams))
+        y = masked_sum(self.mlp_sum, hidden, factors(mlp, sparse))
+        streams = streams + self.mlp_scale(y)
+        distance = distance + _masked_distance(streams, hidden, self.mlp_sum, self.mlp_scale, mlp, sparse)
+        return MaskedOutput(streams, distance, (attention.p, mlp.p), (attention.onehot, mlp.onehot))
 
     def _attention(self, z: Tensor, routing: Routing, exact: bool) -> tuple[Tensor, Tensor]:
         """Return the chosen a_k (B, N, C); and all a_k (K, M, C), or the chosen ones (1, M, C).
@@ -126,6 +143,22 @@ def _distance(full: Tensor, routed: Tensor, sub_block_outputs: Tensor, scale: nn
         dot = dot_with_sub_blocks(scale(difference), sub_block_outputs, routing)
         grad_p = dot / norm.clamp_min(torch.finfo(norm.dtype).tiny)
     return with_grad_p(norm.sum(), routing, grad_p)
+
+
+def _masked_distance(
+    streams: Tensor, hidden: Tensor, layer: SubBlockSum, scale: nn.Module, routing: Routing, sparse: bool
+) -> Tensor:
+    """Return the distance as `_distance` does, from all hidden units (2B, N, K·P)."""
+    with torch.no_grad():
+        full, routed = streams.chunk(2)
+        difference = (routed - full).flatten(0, 1)
+        norm = difference.norm(dim=-1, keepdim=True)
+        direction = scale(difference)
+        # ⟨u, a_k⟩ = Σ over part k of (Wᵀu) ⊙ h, plus ⟨u, b_k⟩: no a_k is in memory.
+        products = (direction @ layer.weight) * hidden.chunk(2)[1].flatten(0, 1)
+        dot = products.unflatten(-1, (len(layer.bias), -1)).sum(-1) + direction @ layer.bias.T
+        grad_p = dot / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return masked_distance(norm, grad_p, routing, sparse)
 
 
 class _HeadGroups(torch.autograd.Function):
