@@ -73,7 +73,8 @@ def compare_with_dense(
         if name == "dense":
             continue
         ratio = statistics.median(a / b for a, b in zip(seconds, found["dense"], strict=True))
-        bar = f"{name} × dense" if bars and f"{name} × dense" in BARS else None
+        names = (f"{title}, {name} × dense", f"{name} × dense") if bars else ()
+        bar = next((each for each in names if each in BARS), None)
         report.figure(f"{title}, {name} × dense", ratio, most=bar, speed=True)
     report.raw[f"{report.check} {title}"] = found
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dfml.factorized.grouped import is_grouped_faster
 from dfml.factorized.masked import MaskedOutput
 from dfml.factorized.router import Router, Routing
 
@@ -88,6 +89,10 @@ class FactorizedBlock(nn.Module):
         """Send each token, or image, through its chosen sub-block only."""
         raise NotImplementedError
 
+    def routed_static(self, x: Tensor) -> Tensor:
+        """Compute `routed` with shapes that don't depend on the data, for inference on GPUs."""
+        raise NotImplementedError
+
     def both(self, full: Tensor, routed: Tensor, sparse: bool) -> BlockOutput:
         """Run both streams, for training, in the gathered design (`sub_blocks.py`).
 
@@ -116,6 +121,7 @@ class FactorizedBackbone(nn.Module):
         checkpointing: whether training recomputes activations within blocks, to save memory.
         design: the implementation of path "both"; None: `masked` on a GPU in less than strict
             float32, else `gathered`. Loss and gradients are the same to rounding.
+        static: whether path "routed" uses `routed_static`; None: on a GPU in bfloat16.
     """
 
     num_sub_blocks: int
@@ -124,6 +130,7 @@ class FactorizedBackbone(nn.Module):
     sparse: bool = False
     checkpointing: bool = False
     design: Design | None = None
+    static: bool | None = None
 
     def stem(self, images: Tensor) -> Tensor:
         raise NotImplementedError
@@ -136,9 +143,10 @@ class FactorizedBackbone(nn.Module):
         x = self.stem(images)
         if path == "both":
             return self._masked(x) if (self.design or _best_design(x)) == "masked" else self._both(x)
+        static = is_grouped_faster(x) if self.static is None else self.static
         for block in self.blocks:
             if isinstance(block, FactorizedBlock):
-                x = block.full(x) if path == "full" else block.routed(x)
+                x = block.full(x) if path == "full" else block.routed_static(x) if static else block.routed(x)
             else:
                 x = block(x)
         return self.head(x)

@@ -99,6 +99,13 @@ class FactorizedConvBlock(FactorizedBlock):
         distance = masked_distance(norm, grad_p, routing, sparse)
         return MaskedOutput(out, distance, (routing.p,), (routing.onehot,))
 
+    def routed_static(self, x: Tensor) -> Tensor:
+        # Grouping whole images would need their number; computing all sub-blocks doesn't.
+        project, bn = self._last
+        h = self.expand(self.shared(x), WHOLE)
+        chosen = self.router(pooled(x)).onehot.to(h.dtype).repeat_interleave(h.shape[1] // self.num_sub_blocks, dim=1)
+        return self.finish(bn(project(h * chosen[:, :, None, None])), x)
+
     def _bn_scale(self) -> Tensor:
         """Return the scale (D, 1, 1) that the last batch norm applies to the sum."""
         bn = self._last[1]

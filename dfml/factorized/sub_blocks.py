@@ -51,7 +51,7 @@ class SubBlockSum(nn.Module):
         Returns:
             The sum (M, C); and all a_k (K, M, C), or the chosen ones (1, M, C), without gradient.
         """
-        h_chosen, weight, bias = _autocast(h_chosen, self.weight, self.bias)
+        h_chosen, weight, bias = cast_for_autocast(h_chosen, self.weight, self.bias)
         y, sub_block_outputs = _RoutedSum.apply(h_chosen, weight, bias, routing.p, h_all, routing)
         return y, y.detach()[None] if sub_block_outputs is None else sub_block_outputs
 
@@ -72,8 +72,8 @@ def routed_linear(
         The part of each token's chosen sub-block (M, P), by sub-block; and all parts (M, K·P)
         without gradient, or None.
     """
-    z, weight = _autocast(z, weight)
-    (bias,) = (None,) if bias is None else _autocast(bias)
+    z, weight = cast_for_autocast(z, weight)
+    (bias,) = (None,) if bias is None else cast_for_autocast(bias)
     found: tuple[Tensor, Tensor | None] = _RoutedLinear.apply(z, weight, bias, routing, all_parts)
     return found
 
@@ -259,7 +259,7 @@ def _backward(
     return dx, dw, db
 
 
-def _autocast(*tensors: Tensor) -> list[Tensor]:
+def cast_for_autocast(*tensors: Tensor) -> list[Tensor]:
     """Cast to the autocast dtype: `torch.mm(..., out=)` bypasses autocast."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):

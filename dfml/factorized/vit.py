@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dfml.errors import InvalidInput
 from dfml.factorized.backbone import BlockOutput, FactorizedBackbone, FactorizedBlock, RoutingSums, compiled
+from dfml.factorized.grouped import ALIGNED, grouped_linear, grouped_sum
 from dfml.factorized.masked import MaskedOutput, factors, masked_distance, masked_sum
 from dfml.factorized.router import Router, Routing
 from dfml.factorized.sub_blocks import SubBlockSum, dot_with_sub_blocks, routed_linear, with_grad_p
@@ -92,6 +93,38 @@ class FactorizedViTBlock(FactorizedBlock):
         streams = streams + self.mlp_scale(y)
         distance = distance + _masked_distance(streams, hidden, self.mlp_sum, self.mlp_scale, mlp, sparse)
         return MaskedOutput(streams, distance, (attention.p, mlp.p), (attention.onehot, mlp.onehot))
+
+    def routed_static(self, x: Tensor) -> Tensor:
+        attn, mlp, K = self.attn, self.mlp, self.num_sub_blocks
+        if any(n % ALIGNED for n in (x.shape[-1], attn.attn_dim // K, mlp.fc1.out_features // K)):
+            return self.routed(x)
+        z = self.norm1(x)
+        x = x + self.attn_scale(self._grouped_attention(z, self.attn_router(z)))
+        routing = self.mlp_router(x)
+        tokens = self.norm2(x).flatten(0, 1).index_select(0, routing.order)
+        h = mlp.act(grouped_linear(tokens, mlp.fc1.weight, mlp.fc1.bias, routing))
+        return x + self.mlp_scale(grouped_sum(self.mlp_sum, h, routing).view_as(x))
+
+    def _grouped_attention(self, z: Tensor, routing: Routing) -> Tensor:
+        """Return the chosen a_k (B, N, C).
+
+        The queries of all other heads are 0, and what these heads return isn't read.
+        """
+        attn, (B, N, _), K = self.attn, z.shape, self.num_sub_blocks
+        query_weight, kv_weight = attn.qkv.weight.split([attn.attn_dim, 2 * attn.attn_dim])
+        query_bias, kv_bias = (
+            (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([attn.attn_dim, 2 * attn.attn_dim])
+        )
+        key, value = F.linear(z, kv_weight, kv_bias).view(B, N, 2, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+        tokens = z.flatten(0, 1).index_select(0, routing.order)
+        q_chosen = grouped_linear(tokens, query_weight, query_bias, routing)
+        q_chosen = attn.q_norm(q_chosen.unflatten(-1, (-1, attn.head_dim))).flatten(1)
+        rows = routing.order * K + routing.chosen.index_select(0, routing.order)
+        q = q_chosen.new_zeros(B * N * K, q_chosen.shape[1]).index_copy_(0, rows, q_chosen)
+        q = q.view(B, N, attn.num_heads, attn.head_dim).transpose(1, 2)
+        o = F.scaled_dot_product_attention(q, attn.k_norm(key), value).transpose(1, 2)
+        h_chosen = o.reshape(B * N * K, -1).index_select(0, rows)
+        return grouped_sum(self.attn_sum, h_chosen, routing).view_as(z)
 
     def _attention(self, z: Tensor, routing: Routing, exact: bool) -> tuple[Tensor, Tensor]:
         """Return the chosen a_k (B, N, C); and all a_k (K, M, C), or the chosen ones (1, M, C).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,11 @@ def test_the_sweep_goes_on_and_its_table_says_which_failed_and_why(ended: tuple[
     sweep, printed = ended
     assert record(sweep, GOOD)["state"] == "finished"
     assert (sweep.folder / "best" / "model.safetensors").is_file()
-    table = printed.split("Trials (")[1]
-    assert "failed: the loss is nan" in table
-    assert "failed: out of memory on the host" in table
+    # The last column is folded; memory may run out in torch or in oneDNN, which names no cause.
+    table = printed.split("Trials (")[1].split("└")[0]
+    ended_by = " ".join(line.split("│")[-2].strip() for line in table.splitlines() if line.count("│") > 2)
+    assert "failed: the loss is nan" in ended_by
+    assert re.search(r"failed: (probably )?out of memory on the host", ended_by), ended_by
     results = json.loads((sweep.folder / "report" / "results.json").read_text())
     assert results["winner"] == GOOD
     page = (sweep.folder / "report" / "index.html").read_text()

@@ -14,7 +14,6 @@ import torch
 
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.gradients import as_one, gradients
-from benchmarks.gpu.masked import Masked
 from benchmarks.gpu.measure import Run, compare_with_dense, relative_error, seconds_of, take_turns, tf32
 from benchmarks.gpu.models import LITE, SMALL, labels_for, noise, objective_of, placed, recipe_of
 from benchmarks.gpu.report import Report
@@ -22,8 +21,8 @@ from benchmarks.gpu.training_step import TrainingStep, variants
 
 # Of all turns together.
 SECONDS = 15
-# Another design isn't compiled with fewer seconds left.
-SECONDS_TO_COMPILE_MASKED, SECONDS_TO_COMPILE_DENSE = 40, 30
+# The dense step isn't compiled with fewer seconds left.
+SECONDS_TO_COMPILE_DENSE = 30
 
 
 def check_compile(context: Context) -> None:
@@ -62,15 +61,6 @@ def _check_speed(context: Context) -> None:
         step.set_precision("bf16")
     report.figure("the first compiled step", seconds_of(compiled), "s")
     compared: dict[str, Run] = {"dense": dense, "exact": runs["exact"], "exact, compiled": compiled}
-    if context.seconds_left() > SECONDS_TO_COMPILE_MASKED or not context.cuda:
-        design = Masked(ours.module.model.backbone, compiled=True)
-
-        def masked() -> None:
-            with design:
-                runs["exact"]()
-
-        report.figure("the first compiled step of the masked design", seconds_of(masked), "s")
-        compared["masked, compiled"] = masked
     if context.seconds_left() > SECONDS_TO_COMPILE_DENSE:
         compared["dense, compiled"] = _compiled_dense_step(context)
     found = take_turns(compared, sizes, time.monotonic() + SECONDS)

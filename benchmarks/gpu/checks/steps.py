@@ -12,7 +12,7 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.measure import Run, compare_with_dense, median_seconds, seconds_of, take_turns, tf32
 from benchmarks.gpu.models import BASE, CNN, SMALL, images_for
 from benchmarks.gpu.profiling import report_kernels
-from benchmarks.gpu.training_step import peak_memory, variants
+from benchmarks.gpu.training_step import OTHER, peak_memory, variants
 
 # A profile, or another variant, isn't begun with fewer seconds left.
 LEAST_SECONDS = 8
@@ -34,7 +34,7 @@ def check_cnn_steps(context: Context) -> None:
 
 
 class _Steps:
-    """Dense, exact, sparse and masked steps of one model.
+    """Steps of one model: dense, exact, sparse, and exact in the other design.
 
     Args:
         name: timm's name of the model.
@@ -123,7 +123,7 @@ class _Steps:
                 self.report.figure(f"{title}, {each} memory × dense", peak / held["dense"], most=bar, speed=True)
 
     def _check_kernels(self, title: str, runs: dict[str, Run]) -> None:
-        for each in ("exact", "masked", "dense", "sparse") if self.title == SMALL else ("exact", "masked"):
+        for each in ("exact", OTHER, "dense", "sparse") if self.title == SMALL else ("exact", OTHER):
             if each in runs and self.context.seconds_left() > LEAST_SECONDS:
                 try:
                     report_kernels(self.report, f"{title}, {each}", runs[each], busy_bar=each == "exact")

@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.models import CNN, SMALL
 from benchmarks.gpu.profiling import OperatorCounter, waits
-from benchmarks.gpu.training_step import variants, without_update
+from benchmarks.gpu.training_step import OTHER, variants, without_update
 
 MOST_IMAGES = 8
 LISTED_PLACES = 40
@@ -36,7 +36,7 @@ def _check_model(context: Context, name: str, title: str) -> None:
     if not context.cuda:
         report.skip(f"{title}, waits a step", "there is no GPU to wait for")
         return
-    for each in ("dense", "exact", "masked"):
+    for each in ("dense", "exact", OTHER):
         places = waits(runs[each])
         report.figure(f"{title} bf16, {each}, waits a step", places.total(), most="syncs", speed=True)
         report.raw[f"waits of {title} {each}"] = dict(places.most_common(LISTED_PLACES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -96,6 +97,33 @@ def test_on_a_cpu_gathering_is_the_design_of_choice(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(backbone, "_masked", None)
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert isinstance(backbone(images, "both"), BothPaths)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@torch.inference_mode()
+def test_routed_inference_with_static_shapes_is_the_same(name: str) -> None:
+    """In float32, as torch has no grouped product in float64."""
+    backbone = decided(name).float().eval()
+    images = torch.randn(3, 3, 64, 64)[..., : 32 if "iT" in name else 64, : 32 if "iT" in name else 64]
+    found = []
+    for static in (False, True):
+        backbone.static = static
+        found.append(backbone(images, "routed"))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("backbone", "side"), [("test_vit", 160), ("test_resnet", 160)])
+@torch.inference_mode()
+def test_routed_inference_with_static_shapes_reads_no_value(backbone: str, side: int) -> None:
+    model = objective_of(backbone, side, None, num_sub_blocks=2).model.backbone.eval()
+    fake = FakeTensorMode()
+    state = {n: fake.from_tensor(t) for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    images = fake.from_tensor(torch.randn(4, 3, side, side))
+    for static in (True, False):
+        model.static = static
+        refusal = contextlib.nullcontext() if static else pytest.raises(DynamicOutputShapeException)
+        with refusal, fake, torch.autocast("cpu", torch.bfloat16):
+            functional_call(model, state, (images, "routed"))
 
 
 @pytest.mark.integration
