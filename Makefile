@@ -9,7 +9,7 @@ TWO := -n 2 --dist loadscope --no-loadscope-reorder
 # Keep compiled tests for the next run, even if the environment disables that.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream
+.PHONY: setup demo test test-quick test-clusters test-views lint bench bench-stream gpu-check
 
 setup: $(VENV)/ready
 
@@ -50,6 +50,11 @@ bench: setup
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/flops.py
 	$(BIN)/python benchmarks/rows.py
+
+# All checks on this machine's GPU, in six minutes; see benchmarks/gpu/README.md.
+gpu-check: setup
+	$(BIN)/python benchmarks/gpu/check.py --out benchmarks/results/gpu
+	$(BIN)/python benchmarks/gpu/table.py
 
 # Installs LitData and MosaicML Streaming into a temporary environment; takes about 25 minutes.
 bench-stream: setup

@@ -3,7 +3,7 @@
     python benchmarks/gpu/check.py [--only NAME ...] [--skip NAME ...] [--budget S] [--out DIR]
 
 Each check prints lines `name: figure (bar) OK|MISSED`; a figure without a bar has no verdict. All
-figures are written to DIR/gpu_check.json after each check (DIR: $OUT, else the current folder). A
+figures are written to DIR/<card>.json after each check (DIR: $OUT, else benchmarks/results/gpu). A
 check that raises is recorded with its traceback, and the others still run; after one that leaves
 the GPU unusable, a fresh process runs the rest. Checks for which no time is left are named as
 skipped.
@@ -20,6 +20,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -58,7 +59,9 @@ def main() -> int:
         print("there is no GPU here; --device cpu --tiny runs the checks without one", file=sys.stderr)
         return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
-    report = Report(arguments.out / "gpu_check.json", judged=arguments.device == "cuda" and not arguments.tiny)
+    report = Report(
+        arguments.out / f"{_card(arguments.device)}.json", judged=arguments.device == "cuda" and not arguments.tiny
+    )
     work = arguments.work or Path(tempfile.mkdtemp(prefix="gpu-check-"))
     context = Context(arguments.device, TINY if arguments.tiny else FULL, report, work)
     warnings.filterwarnings("ignore", message=".*lr_scheduler.*")
@@ -83,6 +86,12 @@ def main() -> int:
     return 0
 
 
+def _card(device: str) -> str:
+    """Return the card's name as a file name, such as nvidia-h100-80gb-hbm3."""
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -91,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", choices=CHECKS, metavar="NAME", help=f"of {', '.join(CHECKS)}")
     add("--skip", nargs="+", choices=CHECKS, default=[], metavar="NAME")
     add("--budget", type=float, default=345.0, metavar="SECONDS", help="for all checks together (default: 345)")
-    folder = Path(os.environ.get("OUT", "."))
-    add("--out", type=Path, default=folder, metavar="DIR", help="for gpu_check.json and the commands' logs")
+    folder = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results" / "gpu"))
+    add("--out", type=Path, default=folder, metavar="DIR", help="for the figures (<card>.json) and the commands' logs")
     # Of the process whose checks this one runs on: its folder, and the seconds that it took.
     add("--work", type=Path, help=argparse.SUPPRESS)
     add("--used", type=float, default=0.0, help=argparse.SUPPRESS)

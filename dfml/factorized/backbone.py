@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -227,11 +228,15 @@ def compiled(function: C) -> C:
     """Return torch's compilation of a block's method.
 
     The methods of all blocks share one code object, for which torch compiles eight graphs and then
-    gives up without a word; so each block gets its own.
+    gives up without a word; so each block gets a copy of its own.
     """
-    compilation: Any = torch.compile  # whose stub lacks the argument
-    result: C = compilation(function, isolate_recompiles=True)
-    return result
+    method: Any = function
+    plain = method.__func__
+    copy = types.FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    result: Any = torch.compile(types.MethodType(copy, method.__self__))
+    return cast("C", result)
 
 
 def _best_design(x: Tensor) -> Design:

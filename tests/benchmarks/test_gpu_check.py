@@ -29,7 +29,7 @@ def test_every_check_runs_on_the_cpu_and_meets_its_bars(tmp_path: Path) -> None:
     done = forked.run(command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MISSED" not in done.stdout
-    content = json.loads((tmp_path / "gpu_check.json").read_text())
+    content = json.loads((tmp_path / "cpu.json").read_text())
     assert [line for line in content["lines"] if "traceback" in line] == []
     # A check that didn't run says why.
     skipped = {line["check"] for line in content["lines"] if line["name"] == f"{line['check']}.all" and line["why"]}
