@@ -27,6 +27,7 @@ ROWS = (
     ("its waits for the GPU", "syncs.ViT-S bf16, exact, waits a step", "syncs"),
     ("share of it in which the GPU computes", "steps_small.ViT-S bf16, exact, GPU computes, share of the step", "busy"),
     ("ViT-B in bf16, routed inference × dense", "inference.ViT-B bf16, routed × dense", "ViT-B bf16, routed × dense"),
+    ("R@K, RP and MAP@R of 60,502 embeddings, s", "metrics.60,502 × 384 on the cuda", "metrics"),
     ("`dfml.train` on photographs, images/s", "train_photos.images/s", None),
     ("its wait for data, share of training", "train_photos.waiting for data, share of training", "data wait"),
 )
