@@ -11,6 +11,7 @@ from torch import nn
 
 from dfml.saved_model import WEIGHTS, save_weights
 from dfml.task import EpochMetrics
+from dfml.train.optimizer import load_optimizer
 
 OPTIMIZER = "optimizer.pt"
 METRICS = "metrics.json"
@@ -36,6 +37,6 @@ def save_training_state(
 def load_training_state(directory: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> EpochMetrics:
     """Load the state into `objective` and `optimizer`, and return the metrics saved with it."""
     objective.load_state_dict(load_file(directory / WEIGHTS))
-    optimizer.load_state_dict(torch.load(directory / OPTIMIZER, map_location="cpu", weights_only=True))
+    load_optimizer(optimizer, torch.load(directory / OPTIMIZER, map_location="cpu", weights_only=True))
     metrics: EpochMetrics = json.loads((directory / METRICS).read_text(encoding="utf-8"))
     return metrics

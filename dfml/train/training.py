@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +29,8 @@ from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE, SCORE, TASKS, EpochMetrics
 from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
 from dfml.train.checkpoint import load_training_state, save_training_state
+from dfml.train.optimizer import build_optimizer
 from dfml.train.pace import ThroughputMeter
-
-# With the publication's settings other than learning rate and weight decay.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
-    "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, momentum=0.9),
-}
-
 
 # Called after each step with epoch and step (from 1), the number of steps, and the loss's terms.
 OnStep = Callable[[int, int, int, dict[str, Tensor]], None]
@@ -117,9 +108,9 @@ class Training:
         of_loss = list(self.objective.metric_loss.parameters())
         loss_rate = recipe.proxy_lr_multiplier if CONSTANTS[recipe.loss].proxies else 1.0
         groups = [{"params": list(self.model.parameters()), "rate": 1.0}, {"params": of_loss, "rate": loss_rate}]
-        self.optimizer = OPTIMIZERS[recipe.optimizer](
-            [group for group in groups if group["params"]], lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
+        self.optimizer = build_optimizer(recipe, [group for group in groups if group["params"]], device)
+        # DDP around the objective, and which of its parameters train.
+        self._wrapped: tuple[list[bool], nn.Module] | None = None
         self.metrics: EpochMetrics = {}
         self.mid_epoch: MidEpochState | None = None
 
@@ -192,7 +183,7 @@ class Training:
             terms = self._train_step(
                 objective, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             )
-            totals = {name: totals.get(name, 0.0) + term.detach() for name, term in terms.items()}
+            totals = {name: totals.get(name, 0.0) + term for name, term in terms.items()}
             if telemetry is not None and self.objective.routing is not None:
                 telemetry.add(self.objective.routing)
             if on_step is not None:
@@ -241,20 +232,28 @@ class Training:
         return RouterTelemetry(self.model.backbone, images.to(self.device))
 
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = objective(images, labels)
+        # Before the forward pass, whose activations take the memory that gradients took.
         self.optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, Tensor] = objective(images, labels)
         terms["loss"].backward()
         nn.utils.clip_grad_value_(self.objective.parameters(), self.recipe.clip_value)
         self.optimizer.step()
-        return terms
+        # Detached, so that the caller doesn't keep the graph through the next forward pass.
+        return {name: term.detach() for name, term in terms.items()}
 
     def _distributed(self) -> nn.Module:
-        """Wrap the objective in DDP, in each epoch: warm-up changes which parameters train."""
+        """Return the objective in DDP, wrapped again if other parameters train than before."""
         if not dist.is_initialized():
             return self.objective
-        device_ids = [self.device.index] if self.device.type == "cuda" else None
-        # The only buffers are running statistics of batch norms, which stay as pretrained.
-        return DistributedDataParallel(self.objective, device_ids=device_ids, broadcast_buffers=False)
+        training = [parameter.requires_grad for parameter in self.objective.parameters()]
+        if self._wrapped is None or self._wrapped[0] != training:
+            # First dropped, to free its buffers.
+            self._wrapped = None
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            # The only buffers are running statistics of batch norms, which stay as pretrained.
+            wrapped = DistributedDataParallel(self.objective, device_ids=device_ids, broadcast_buffers=False)
+            self._wrapped = training, wrapped
+        return self._wrapped[1]
 
     def _set_learning_rate(self, epoch: int) -> float:
         lr = self.recipe.lr * self.recipe.schedule.factor(epoch, self.recipe.epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,14 @@ def short_steps(recipe: Recipe, packed: Path) -> Training:
     return Training(recipe, subset_of_classes(ShardedImages(packed, "train"), np.arange(5)), None, CPU)
 
 
+def wrapped_again(recipe: Recipe, packed: Path) -> list[bool]:
+    """Return for each epoch but the first whether it has another wrapper than the one before."""
+    training = short_steps(recipe.model_copy(update={"epochs": 4, "warm_epochs": 2}), packed)
+    wrappers = [training._distributed() for _ in training.epochs()]
+    assert all(isinstance(wrapper, DistributedDataParallel) for wrapper in wrappers)
+    return [after is not before for before, after in itertools.pairwise(wrappers)]
+
+
 def interrupted(recipe: Recipe, packed: Path, folder: Path) -> bool:
     """Train to the second step and leave its checkpoint in the folder."""
     training = short_steps(recipe, packed)
@@ -179,6 +188,7 @@ def work(number: int, folder: str, packed: str) -> None:
     found["metrics"] = retrieval_metrics(*points(), recall_at=(1, 100))
 
     found["epochs"], found["embeddings"] = run_training(recipe, Path(packed))
+    found["wrapped again"] = wrapped_again(recipe, Path(packed))
     found["interrupted"] = interrupted(recipe, Path(packed), Path(folder))
     torch.save(found, Path(folder, f"{number}.pt"))
     dist.destroy_process_group()
@@ -263,6 +273,10 @@ def test_training_gives_the_figures_of_one_process(ranks: Found, of_one: tuple[l
     for found in ranks:
         assert found["epochs"][0] == pytest.approx(metrics[0], rel=1e-4)
         assert found["epochs"][1] == pytest.approx(metrics[1], rel=1e-2)
+
+
+def test_the_model_is_wrapped_again_only_when_warm_up_ends(ranks: Found) -> None:
+    assert all(found["wrapped again"] == [False, True, False] for found in ranks)
 
 
 def test_one_process_goes_on_within_the_epoch_that_two_began(

@@ -118,6 +118,18 @@ def test_gradients_are_clipped_by_value(tiny_recipe: Recipe, train: ClassSubset)
     assert largest == pytest.approx(1e-4)
 
 
+def test_gradients_are_freed_before_the_forward_pass(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    training = Training(tiny_recipe.model_copy(update={"warm_epochs": 0}), train, None, CPU)
+    held: list[int] = []
+    training.objective.register_forward_pre_hook(
+        lambda objective, _: held.append(sum(parameter.grad is not None for parameter in objective.parameters()))
+    )
+    next(training.epochs())
+    assert len(held) > 1
+    assert set(held) == {0}
+    assert all(parameter.grad is not None for parameter in training.objective.parameters())
+
+
 def test_same_seed_gives_the_same_figures(
     tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset, undisturbed: Undisturbed
 ) -> None:
