@@ -17,17 +17,25 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def gather(local: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks in rank order; ranks may hold different numbers of rows.
+def gather(share: Tensor, rows: int) -> Tensor:
+    """Put the rows of all ranks together in the order that they had before they were shared out.
+
+    Rank r of w holds rows r, r + w, r + 2w, … (`rank_share` in dfml/data/streaming/order.py). So
+    each rank knows the size of each share: there is one transfer, and nothing to wait for on the
+    host.
 
     This is for a loss that every rank computes on the same gathered rows. In the backward pass, a
     rank's rows receive world_size times the gradient of that loss. After DistributedDataParallel's
     mean over ranks, all weights, before and after the gather, have exactly the gradient that one
     process would compute on the global batch.
+
+    Args:
+        share: this rank's rows.
+        rows: the number of rows of all ranks.
     """
     if world_size() == 1:
-        return local
-    gathered: Tensor = _Gather.apply(local)
+        return share
+    gathered: Tensor = _Gather.apply(share, rows)
     return gathered
 
 
@@ -52,18 +60,17 @@ def max_over_ranks(values: Tensor) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        rows = torch.tensor([local.shape[0]], device=local.device)
-        all_rows = [torch.zeros_like(rows) for _ in range(world_size())]
-        dist.all_gather(all_rows, rows)
-        sizes = [int(size) for size in all_rows]
-        padded = local.new_zeros(max(sizes), *local.shape[1:])
-        padded[: local.shape[0]] = local
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        ctx.rows = slice(sum(sizes[: rank()]), sum(sizes[: rank() + 1]))
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    def forward(ctx: Any, share: Tensor, rows: int) -> Tensor:
+        ctx.own = slice(rank(), None, world_size())
+        # With another share, ranks would wait for each other forever, or mix up rows.
+        assert len(share) == len(range(rows)[ctx.own])
+        largest = -(-rows // world_size())
+        missing = share.new_zeros(largest - len(share), *share.shape[1:])
+        of_ranks = share.new_empty(world_size() * largest, *share.shape[1:])
+        dist.all_gather_single(of_ranks, torch.cat([share, missing]))
+        # In the old order, missing rows are the last ones.
+        return of_ranks.unflatten(0, (world_size(), largest)).transpose(0, 1).flatten(0, 1)[:rows]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient[ctx.rows] * world_size()
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.own] * world_size(), None

@@ -44,20 +44,20 @@ class Objective(nn.Module):
         """Return the loss, under "loss", and its terms, for the log.
 
         Args:
-            images: the images (B, 3, H, W) of this rank.
+            images: the images (B, 3, H, W) of this rank, its share of the recipe's batch.
             labels: the labels (B,) of this rank.
         """
         recipe = self.model.recipe
-        all_labels = gather(labels)
+        all_labels = self._gathered(labels)
         # Plain metric learning: the routed path isn't computed.
         if recipe.routed_weight == 0:
             features = at_least_float32(torch.cat(self._in_parts(self.model.features, images)))
-            loss = self.metric_loss(gather(self._compared(features)), all_labels)
+            loss = self.metric_loss(self._gathered(self._compared(features)), all_labels)
             return {"loss": loss, "loss_full": loss}
         both = BothPaths.of(self._in_parts(self.model.both_paths, images))
         e_full, e_routed = F.normalize(both.full, dim=-1), F.normalize(both.routed, dim=-1)  # (B, D)
-        full = self.metric_loss(gather(self._compared(both.full)), all_labels)
-        routed = self.metric_loss(gather(self._compared(both.routed)), all_labels)
+        full = self.metric_loss(self._gathered(self._compared(both.full)), all_labels)
+        routed = self.metric_loss(self._gathered(self._compared(both.routed)), all_labels)
         # Sums over this rank's images, times world_size, as DistributedDataParallel takes the mean.
         embedding = (e_routed - e_full.detach()).norm(dim=-1).sum() * world_size()
         stream = both.distance * world_size()
@@ -76,6 +76,9 @@ class Objective(nn.Module):
             terms["loss"] = loss + recipe.balance_weight * terms["load_balance"]
         self.routing = RoutingSums(*(sums.detach() for sums in both.routing))
         return terms
+
+    def _gathered(self, share: Tensor) -> Tensor:
+        return gather(share, self.model.recipe.batch_size)
 
     def _compared(self, features: Tensor) -> Tensor:
         """Return the input of the metric loss: normalized embeddings, or a classifier's logits."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dfml.data.streaming.evaluation_set import EvaluationSet
 from dfml.data.streaming.loader import evaluation_batches
+from dfml.data.streaming.order import rank_share
 from dfml.data.streaming.split import ClassSubset
 from dfml.distributed import gather, rank, world_size
 from dfml.metrics import clustering_metrics, retrieval_metrics
@@ -33,14 +34,10 @@ def embed(
     workers: int = 0,
 ) -> Tensor:
     """Embed `subset`, each rank a share of it: (n, D) in its order, float32, on every rank."""
-    rows = np.arange(rank(), len(subset), world_size())
+    rows = rank_share(np.arange(len(subset)), rank(), world_size())
     batches = evaluation_batches(subset, rows, recipe, normalization, workers)
     local = torch.cat([embedder(images.to(device)).float() for images, _ in batches])
-    gathered = gather(local)
-    order = np.concatenate([np.arange(r, len(subset), world_size()) for r in range(world_size())])
-    embeddings = torch.empty_like(gathered)
-    embeddings[torch.from_numpy(order).to(device)] = gathered
-    return embeddings
+    return gather(local, len(subset))
 
 
 def score(embeddings: Tensor, subset: ClassSubset, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:

@@ -30,8 +30,7 @@ from tests.epoch_metrics import flat
 pytestmark = pytest.mark.integration
 
 CPU = torch.device("cpu")
-SPLIT = (5, 2)  # of 7 images, over two ranks
-SHARES = {2: (5, 2), 4: (3, 1, 2, 1)}
+IMAGES = 7  # four and three on two ranks; two, two, two and one on four
 LOSSES = (*get_args(MetricLossName), "cross_entropy")
 LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
 
@@ -41,6 +40,7 @@ VIT = {
     "image_size": 32,
     "num_sub_blocks": 2,
     "embedding_size": 8,
+    "batch_size": IMAGES,
     # Large enough to reveal a wrong factor in any term.
     "routed_weight": 0.5,
     "embedding_reconstruction": 0.5,
@@ -51,7 +51,8 @@ VIT = {
 def objective(loss: str = "proxy_anchor") -> Objective:
     """Build the objective in float64, in which an error of 1e-5 reveals a wrong term."""
     torch.manual_seed(0)
-    pairs = {"images_per_class": 2} if CONSTANTS[loss].pairs else {}
+    # Divides the batch; the labels below don't come from batches.
+    pairs = {"images_per_class": IMAGES} if CONSTANTS[loss].pairs else {}
     values = {**VIT, "loss": loss, **pairs, "balance_weight": 0.2, "blocks": "0,3,5"}
     if loss == "cross_entropy":
         values["embedding_size"] = None
@@ -59,7 +60,7 @@ def objective(loss: str = "proxy_anchor") -> Objective:
 
 
 def images() -> Tensor:
-    return torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def points() -> tuple[Tensor, Tensor]:
@@ -80,8 +81,8 @@ def in_ranks(function: Callable[..., None], world: int, folder: Path, *arguments
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(world)]
 
 
-def rows_of(number: int, rows: int) -> Tensor:
-    return torch.arange(rows * 2, dtype=torch.float64).reshape(rows, 2) + 100 * number
+def some_rows(rows: int) -> Tensor:
+    return torch.arange(rows * 2, dtype=torch.float64).reshape(rows, 2)
 
 
 def run_training(recipe: Recipe, packed: Path) -> tuple[list[dict[str, float]], Tensor]:
@@ -132,8 +133,7 @@ def gradients_of_losses(number: int, folder: str, size: str) -> None:
     """Write for each loss the gradients that a rank computes on its share."""
     world = int(size)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=world)
-    first = sum(SHARES[world][:number])
-    mine = slice(first, first + SHARES[world][number])
+    mine = slice(number, None, world)
     found = {}
     for loss in LOSSES:
         wrapped = DistributedDataParallel(objective(loss))
@@ -154,7 +154,7 @@ def of_one_process() -> dict[str, dict[str, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("world", SHARES)
+@pytest.mark.parametrize("world", [2, 4])
 def test_gradients_of_every_loss_are_those_of_one_process(
     world: int, of_one_process: dict[str, dict[str, Tensor]], tmp_path: Path
 ) -> None:
@@ -173,16 +173,18 @@ def work(number: int, folder: str, packed: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
     found: dict[str, object] = {"world": (rank(), world_size())}
 
-    local = rows_of(number, SPLIT[number]).requires_grad_()
-    gathered = gather(local)
-    (gathered * torch.arange(14.0, dtype=torch.float64).reshape(7, 2)).sum().backward()
+    local = some_rows(7)[number::2].requires_grad_()
+    with torch.profiler.profile() as profiled:
+        gathered = gather(local, 7)
+    found["calls"] = {call.key: call.count for call in profiled.key_averages()}
+    (gathered * some_rows(7).square()).sum().backward()
     found["gathered"], found["gathered gradient"] = gathered.detach(), local.grad
-    found["nothing gathered"] = gather(rows_of(number, 3 * number))  # rank 0 has none
+    found["one row"] = gather(some_rows(1)[number::2], 1)  # rank 1 has none
+    found["labels"] = gather(LABELS[number::2], 7)
     found["mean"] = mean_over_ranks(torch.tensor([1.0 + number, 10.0]))
 
     wrapped = DistributedDataParallel(objective())
-    mine = slice(0, 5) if number == 0 else slice(5, 7)
-    terms = wrapped(images()[mine], LABELS[mine])
+    terms = wrapped(images()[number::2], LABELS[number::2])
     found["terms"] = dict(zip(terms, mean_over_ranks(torch.stack([t.detach() for t in terms.values()])), strict=True))
 
     found["metrics"] = retrieval_metrics(*points(), recall_at=(1, 100))
@@ -235,19 +237,26 @@ def test_ranks_know_themselves(ranks: Found) -> None:
     assert [found["world"] for found in ranks] == [(0, 2), (1, 2)]
 
 
-def test_gather_joins_uneven_shares_in_the_order_of_ranks(ranks: Found) -> None:
-    expected = torch.cat([rows_of(0, 5), rows_of(1, 2)])
-    assert all(torch.equal(found["gathered"], expected) for found in ranks)
+def test_gather_restores_the_order_from_uneven_shares(ranks: Found) -> None:
+    assert all(torch.equal(found["gathered"], some_rows(7)) for found in ranks)
+    assert all(torch.equal(found["labels"], LABELS) for found in ranks)
 
 
 def test_gather_takes_a_rank_without_rows(ranks: Found) -> None:
-    assert all(torch.equal(found["nothing gathered"], rows_of(1, 3)) for found in ranks)
+    assert all(torch.equal(found["one row"], some_rows(1)) for found in ranks)
 
 
 def test_gather_sends_each_rank_the_gradient_of_its_rows_times_the_world_size(ranks: Found) -> None:
-    whole = 2 * torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
-    assert torch.equal(ranks[0]["gathered gradient"], whole[:5])
-    assert torch.equal(ranks[1]["gathered gradient"], whole[5:])
+    whole = 2 * some_rows(7).square()
+    for number, found in enumerate(ranks):
+        assert torch.equal(found["gathered gradient"], whole[number::2])
+
+
+def test_gather_is_one_transfer_and_reads_no_value(ranks: Found) -> None:
+    for found in ranks:
+        transfers = {name: count for name, count in found["calls"].items() if name.startswith("c10d::")}
+        assert transfers == {"c10d::_allgather_base_": 1}
+        assert "aten::_local_scalar_dense" not in found["calls"]
 
 
 def test_metrics_of_shares_are_those_of_the_whole(ranks: Found) -> None:

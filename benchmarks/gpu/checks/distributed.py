@@ -25,8 +25,7 @@ from dfml.train import Training
 
 BAR = "gradients float64"
 LOSSES = ("proxy_anchor", "ms")
-# Of the seven images, rank 0 has the first five.
-IMAGES, OF_FIRST_RANK = 7, 5
+IMAGES = 7  # of which rank 0 has four
 WRAPPINGS = 4
 
 
@@ -76,7 +75,7 @@ def _check_collectives(context: Context, backend: str) -> None:
     report, device = context.report, context.device
     rows = torch.randn(5, 3, device=device, requires_grad=True)
     # With one rank `gather` does nothing: this is what it does with more.
-    gathered = _Gather.apply(rows)
+    gathered = _Gather.apply(rows, len(rows))
     gathered.square().sum().backward()
     error = max(relative_error(gathered, rows), relative_error(rows.grad, 2 * rows))
     report.figure(f"{backend}, gather and its gradient", error, most=BAR)
@@ -131,7 +130,7 @@ def _run_rank(rank: int, folder: str, device_name: str) -> None:
                 broadcast_buffers=False,
             )
             images, labels = _global_batch(device)
-            own = slice(0, OF_FIRST_RANK) if rank == 0 else slice(OF_FIRST_RANK, IMAGES)
+            own = slice(rank, None, 2)
             found[loss] = gradients(wrapped, images[own], labels[own])[1]
         found["metrics"] = _metrics(device)
         torch.save(found, f"{folder}/{rank}.pt")
@@ -145,9 +144,10 @@ def _small_objective(loss: str, device: torch.device) -> nn.Module:
         "stream_reconstruction": 0.05,
         "balance_weight": 0.2,
         "blocks": "0,5,11",
+        "batch_size": IMAGES,
     }
     if loss == "ms":
-        values["images_per_class"] = 2
+        values["images_per_class"] = IMAGES
     return placed(objective_of(recipe_of("vit_tiny_patch16_224", 32, **values)).double(), device)
 
 
