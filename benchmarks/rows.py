@@ -63,7 +63,6 @@ def measure(uri: Path) -> None:
     from dfml.data.streaming.order import epoch_batches
     from dfml.data.streaming.sharded_images import ShardedImages
     from dfml.data.streaming.split import training_and_validation
-    from dfml.data.streaming.transforms import Normalization
     from dfml.recipe import recipe_from
 
     torch.set_num_threads(1)
@@ -93,9 +92,8 @@ def measure(uri: Path) -> None:
         batches = epoch_batches(subset.targets, BATCH, per_class, 0, epoch, images.shard_numbers[subset.rows], window)
         orders[name] = time.perf_counter() - start
     whole, whole_resident = megabytes(), resident()
-    plain = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     start = time.perf_counter()
-    loader = iter(training_batches(subset, batches, recipe, plain, 2, 0, 1, workers=2))
+    loader = iter(training_batches(subset, batches, recipe, 2, 0, 1, workers=2))
     next(loader)
     first = time.perf_counter() - start
     children = [child.memory_full_info().uss / 1e6 for child in psutil.Process().children()]

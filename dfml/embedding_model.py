@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfml.data.format.images import to_rgb
-from dfml.data.streaming.transforms import Normalization, evaluation_transform
+from dfml.data.streaming.transforms import Normalization, evaluation_transform, normalized
 from dfml.errors import InvalidInput
 from dfml.factorized import BothPaths, FactorizedBackbone, ForwardPath, factorize
 from dfml.pretrained import create_backbone, pretrained_classifier, sub_blocks_of
@@ -42,7 +42,7 @@ class EmbeddingModel(nn.Module):
         self.normalization = Normalization(mean=tuple(cfg.mean), std=tuple(cfg.std))
 
     def forward(self, images: Tensor, path: ForwardPath | None = None) -> Tensor:
-        """Return L2-normalized embeddings (B, D) of transformed images (B, 3, H, W).
+        """Return L2-normalized embeddings (B, D) of normalized images (B, 3, H, W).
 
         `path` is "full" or "routed"; None: the recipe's inference path.
         """
@@ -76,7 +76,12 @@ class EmbeddingModel(nn.Module):
 
         They are (len(images), D), float32, on the CPU; `path` as in `forward`.
         """
-        embeddings: Tensor = self.eval()(self.transformed(images), path)
+        return self.embed_pixels(self.pixels(images), path)
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: Tensor, path: ForwardPath | None = None) -> Tensor:
+        """Return what `embed` does, of images that are resized and cropped: uint8 (B, 3, H, W)."""
+        embeddings: Tensor = self.eval()(self.normalized(pixels), path)
         return embeddings.float().cpu()
 
     @torch.inference_mode()
@@ -88,12 +93,16 @@ class EmbeddingModel(nn.Module):
         Raises:
             InvalidInput: the model has no classifier.
         """
-        return self.eval().logits(self.transformed(images), path).float().softmax(dim=-1).cpu()
+        return self.eval().logits(self.normalized(self.pixels(images)), path).float().softmax(dim=-1).cpu()
 
-    def transformed(self, images: Sequence[Image.Image]) -> Tensor:
-        transform = evaluation_transform(self.recipe, self.normalization)
-        batch = torch.stack([transform(to_rgb(image)) for image in images])
-        return batch.to(next(self.parameters()).device)
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return PIL images resized and cropped for the model: uint8 (B, 3, H, W)."""
+        transform = evaluation_transform(self.recipe)
+        return torch.stack([transform(to_rgb(image)) for image in images])
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels (B, 3, H, W) as the model's input, on its device."""
+        return normalized(pixels, self.normalization, next(self.parameters()).device)
 
 
 def build_model(recipe: Recipe, load_weights: bool = True, class_names: Sequence[str] = ()) -> EmbeddingModel:

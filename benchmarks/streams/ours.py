@@ -16,7 +16,7 @@ from dfml.data.streaming.loader import training_batches
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import subset_of_classes
-from dfml.data.streaming.transforms import Normalization
+from dfml.data.streaming.transforms import Normalization, normalized
 from dfml.recipe import recipe_from
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -45,7 +45,9 @@ def batches_of(options: Options) -> Batches:
             images.shard_numbers[subset.rows],
             images.window,
         )
-        return training_batches(subset, order, recipe, IMAGENET, epoch + 1, 0, 1, options.workers)
+        # As in training, this process normalizes what the others send as bytes.
+        for pixels, labels in training_batches(subset, order, recipe, epoch + 1, 0, 1, options.workers):
+            yield normalized(pixels, IMAGENET, torch.device("cpu")), labels
 
     return batches
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dfml.data.packing.cores import available
-from dfml.data.streaming.transforms import evaluation_crop, to_tensor
+from dfml.data.streaming.transforms import evaluation_crop
 from dfml.embed.folder import Undecodable, read_image
 from dfml.embedding_model import EmbeddingModel
 from dfml.factorized import ForwardPath
@@ -96,13 +95,4 @@ def _embedded(
         return Embedded([], np.empty((0, model.embedding_size), np.float32), bad)
     paths = [name for name, image in zip(batch, decoded, strict=True) if not isinstance(image, Bad)]
     stacked = torch.from_numpy(np.stack(images))  # (B, H, W, 3) uint8
-    return Embedded(paths, embed_pixels(model, stacked, path).numpy(), bad)
-
-
-@torch.inference_mode()
-def embed_pixels(model: EmbeddingModel, images: Tensor, path: ForwardPath) -> Tensor:
-    """Embed cropped images, uint8 (B, H, W, 3); return (B, D) float32 on the CPU."""
-    images = images.to(next(model.parameters()).device).permute(0, 3, 1, 2).contiguous()
-    normalized: Tensor = to_tensor(model.normalization)(images)
-    embeddings: Tensor = model.eval()(normalized.as_subclass(Tensor), path)
-    return embeddings.float().cpu()
+    return Embedded(paths, model.embed_pixels(stacked.movedim(-1, 1), path).numpy(), bad)

@@ -36,7 +36,8 @@ def accuracy(
     to_model = torch.tensor([index_of[name] for name in names], device=device)
     rows = np.arange(rank(), len(subset), world_size())
     found = torch.zeros(len(TOP), dtype=torch.float64, device=device)
-    for images, targets in evaluation_batches(subset, rows, model.recipe, model.normalization, workers):
-        found += hits(model.logits(images.to(device), path), to_model[targets.to(device)])
+    for pixels, targets in evaluation_batches(subset, rows, model.recipe, workers):
+        labels = to_model[targets.to(device, non_blocking=True)]
+        found += hits(model.logits(model.normalized(pixels), path), labels)
     shares = sum_over_ranks(found) / len(subset)
     return {f"top_{k}": share for k, share in zip(TOP, shares.tolist(), strict=True)}

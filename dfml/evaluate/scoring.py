@@ -14,14 +14,14 @@ from dfml.data.streaming.evaluation_set import EvaluationSet
 from dfml.data.streaming.loader import evaluation_batches
 from dfml.data.streaming.order import rank_share
 from dfml.data.streaming.split import ClassSubset
+from dfml.data.streaming.transforms import Normalization, normalized
 from dfml.distributed import gather, rank, world_size
 from dfml.metrics import clustering_metrics, retrieval_metrics
 
 if TYPE_CHECKING:
-    from dfml.data.streaming.transforms import Normalization
     from dfml.recipe import Recipe
 
-Embedder = Callable[[Tensor], Tensor]  # transformed images (B, 3, H, W) to L2-normalized embeddings (B, D)
+Embedder = Callable[[Tensor], Tensor]  # normalized images (B, 3, H, W) to L2-normalized embeddings (B, D)
 
 
 @torch.inference_mode()
@@ -35,8 +35,8 @@ def embed(
 ) -> Tensor:
     """Embed `subset`, each rank a share of it: (n, D) in its order, float32, on every rank."""
     rows = rank_share(np.arange(len(subset)), rank(), world_size())
-    batches = evaluation_batches(subset, rows, recipe, normalization, workers)
-    local = torch.cat([embedder(images.to(device)).float() for images, _ in batches])
+    batches = evaluation_batches(subset, rows, recipe, workers)
+    local = torch.cat([embedder(normalized(pixels, normalization, device)).float() for pixels, _ in batches])
     return gather(local, len(subset))
 
 

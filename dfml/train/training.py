@@ -164,7 +164,6 @@ class Training:
             self.train,
             batches[done:],
             recipe,
-            self.model.normalization,
             epoch,
             rank(),
             world_size(),
@@ -181,7 +180,7 @@ class Training:
         pace = ThroughputMeter(self.device)
         for step, (pixels, labels) in enumerate(pace.timed(loader), start=done + 1):
             terms = self._train_step(
-                objective, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+                objective, self.model.normalized(pixels), labels.to(self.device, non_blocking=True)
             )
             totals = {name: totals.get(name, 0.0) + term for name, term in terms.items()}
             if telemetry is not None and self.objective.routing is not None:
@@ -228,8 +227,8 @@ class Training:
         recipe = self.recipe
         if recipe.routed_weight == 0:
             return None
-        (images, _), *_ = evaluation_batches(self.train, self._probe, recipe, self.model.normalization, workers=0)
-        return RouterTelemetry(self.model.backbone, images.to(self.device))
+        (pixels, _), *_ = evaluation_batches(self.train, self._probe, recipe, workers=0)
+        return RouterTelemetry(self.model.backbone, self.model.normalized(pixels))
 
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         # Before the forward pass, whose activations take the memory that gradients took.

@@ -20,10 +20,8 @@ from dfml.data.streaming.loader import training_batches
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset
-from dfml.data.streaming.transforms import Normalization
 from dfml.recipe import recipe_from
 
-PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BATCH_SIZE = 8
 RECIPE = recipe_from({"image_size": 32, "batch_size": BATCH_SIZE, "images_per_class": None})
 
@@ -70,7 +68,7 @@ class Job:
         recipe = RECIPE.model_copy(update={"seed": self.seed})
         for epoch in range(1, self.epochs + 1):
             batches = training_batches(
-                rows_as_targets(images), self.order(images, epoch), recipe, PLAIN, epoch, self.rank, self.world_size,
+                rows_as_targets(images), self.order(images, epoch), recipe, epoch, self.rank, self.world_size,
                 self.workers,
             )  # fmt: skip
             with output.open("a") as stream:

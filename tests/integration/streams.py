@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from stream_rank import PLAIN, RECIPE, Job, rows_as_targets
+from stream_rank import RECIPE, Job, rows_as_targets
 from torch import Tensor
 
 from dfml.data.streaming.loader import training_batches
@@ -32,7 +32,7 @@ def epoch_of(
         order_of: the images whose order is used. None: `images`.
     """
     order = Job("", Path(), {}).order(order_of or images, epoch)
-    return list(training_batches(rows_as_targets(images), order, RECIPE, PLAIN, epoch, 0, 1, workers))
+    return list(training_batches(rows_as_targets(images), order, RECIPE, epoch, 0, 1, workers))
 
 
 def job_of(streamed: Streamed, cache_size: int | None = None, **others: int) -> Job:

@@ -176,7 +176,7 @@ def test_baselines_are_looked_for_in_the_gallery_too(published: tuple[Sweep, str
     model = dfml.load(sweep.folder / "best")
     query, gallery = (ShardedImages(packed, split) for split in ("query", "gallery"))
     pixels = [
-        raw_pixels(model.transformed([images.image(row) for row in range(len(images))])).numpy()
+        raw_pixels(model.normalized(model.pixels([images.image(row) for row in range(len(images))]))).numpy()
         for images in (query, gallery)
     ]
     found = gallery.labels[(pixels[0] @ pixels[1].T).argmax(axis=1)] == query.labels

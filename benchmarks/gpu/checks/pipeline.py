@@ -18,10 +18,9 @@ from dfml.data.streaming.loader import training_batches
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes
-from dfml.data.streaming.transforms import Normalization, training_transform
+from dfml.data.streaming.transforms import training_transform
 from dfml.recipe import Recipe
 
-NORMALIZATION = Normalization((0.5,) * 3, (0.5,) * 3)
 PHOTOS, PHOTOS_WITHOUT_GPU = 240, 12
 
 
@@ -32,9 +31,9 @@ def check_pipeline(context: Context) -> None:
     recipe = recipe_of(context.sizes.small, context.sizes.image, batch_size=batch)
     encoded = _time_one_core(context, subset, recipe)
     best = _time_processes(context, subset, recipe)
-    # Float32, two batches per process.
-    size = recipe.batch_size * 3 * recipe.image_size**2 * 4 * 2 * context.cores
-    name = "shared memory that batches on their way take (float32, two a process)"
+    # Bytes, two batches per process.
+    size = recipe.batch_size * 3 * recipe.image_size**2 * 2 * context.cores
+    name = "shared memory that batches on their way take (bytes, two a process)"
     context.report.figure(name, size / 1e9, "GB")
     for each in ("dense", "exact"):
         step = context.report.value(f"steps_small.{SMALL} bf16, {each}, images/s")
@@ -52,12 +51,12 @@ def _time_one_core(context: Context, subset: ClassSubset, recipe: Recipe) -> lis
     rows = [int(row) for row in subset.rows[: PHOTOS if context.cuda else PHOTOS_WITHOUT_GPU]]
     encoded = [subset.images.encoded(row) for row in rows]
     decoded = [decode(content) for content in encoded]
-    transform = training_transform(recipe, NORMALIZATION)
+    transform = training_transform(recipe)
     context.report.figure("a photograph", statistics.mean(map(len, encoded)) / 1000, "kB")
     parts: dict[str, Run] = {
         "reading": lambda: [subset.images.encoded(row) for row in rows],
         "decoding": lambda: [decode(content) for content in encoded],
-        "augmenting to float32": lambda: [transform(image) for image in decoded],
+        "augmenting": lambda: [transform(image) for image in decoded],
     }
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -83,7 +82,7 @@ def _rate(subset: ClassSubset, recipe: Recipe, workers: int, epochs: int) -> tup
     batches = [epoch_batches(subset.targets, recipe.batch_size, None, 0, epoch) for epoch in range(1, epochs + 1)]
     order = np.concatenate(batches)
     began = time.perf_counter()
-    arrived = [time.perf_counter() for _ in training_batches(subset, order, recipe, NORMALIZATION, 1, 0, 1, workers)]
+    arrived = [time.perf_counter() for _ in training_batches(subset, order, recipe, 1, 0, 1, workers)]
     skipped = min(workers, len(arrived) - 2)
     images = recipe.batch_size * (len(arrived) - 1 - skipped)
     return images / (arrived[-1] - arrived[skipped]), arrived[0] - began
@@ -103,7 +102,7 @@ def _time_gpu(context: Context, recipe: Recipe, encoded: list[bytes]) -> None:
     report.figure("nvJPEG beside Pillow, mean difference", difference, "of 255")
     scale = (recipe.crop_scale, 1.0)
     crop = v2.Compose([v2.RandomResizedCrop(recipe.image_size, scale=scale, antialias=True), v2.RandomHorizontalFlip()])
-    finish = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(NORMALIZATION.mean, NORMALIZATION.std)])
+    finish = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.5,) * 3)])
 
     def augment() -> Tensor:
         return finish(torch.stack([crop(image) for image in on_gpu]))

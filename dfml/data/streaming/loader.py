@@ -18,15 +18,15 @@ from dfml.data.streaming.fetching import Fetcher
 from dfml.data.streaming.order import rank_share
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset
-from dfml.data.streaming.transforms import Normalization, evaluation_transform, training_transform
+from dfml.data.streaming.transforms import evaluation_transform, training_transform
 from dfml.errors import InvalidInput, RunFailed
 from dfml.s3 import Unreachable
 
 if TYPE_CHECKING:
     from dfml.recipe import Recipe
 
-Item = tuple[Tensor, int]  # image (3, H, W) float32, target
-Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) float32, targets (B,) int64
+Item = tuple[Tensor, int]  # image (3, H, W) uint8, target
+Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) uint8, targets (B,) int64
 Refusal = InvalidInput | RunFailed | Unreachable
 
 
@@ -37,9 +37,9 @@ class _Training(Dataset[Item]):
     depends only on (seed, epoch, row, n), not on workers, ranks or history.
     """
 
-    def __init__(self, subset: ClassSubset, recipe: Recipe, normalization: Normalization, epoch: int) -> None:
+    def __init__(self, subset: ClassSubset, recipe: Recipe, epoch: int) -> None:
         self.subset = subset
-        self.transform = training_transform(recipe, normalization)
+        self.transform = training_transform(recipe)
         self.draws = _draws(recipe.seed, epoch, subset.rows)
 
     def __getitem__(self, index: int) -> Item:
@@ -70,9 +70,9 @@ def _draws(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
 
 
 class _Evaluation(Dataset[Item]):
-    def __init__(self, subset: ClassSubset, recipe: Recipe, normalization: Normalization) -> None:
+    def __init__(self, subset: ClassSubset, recipe: Recipe) -> None:
         self.subset = subset
-        self.transform = evaluation_transform(recipe, normalization)
+        self.transform = evaluation_transform(recipe)
 
     def __getitem__(self, index: int) -> Item:
         return self.transform(self.subset.images.image(int(self.subset.rows[index]))), int(self.subset.targets[index])
@@ -180,7 +180,6 @@ def training_batches(
     subset: ClassSubset,
     batches: np.ndarray,
     recipe: Recipe,
-    normalization: Normalization,
     epoch: int,
     rank: int,
     world_size: int,
@@ -192,15 +191,13 @@ def training_batches(
     shares = [rank_share(batch, rank, world_size) for batch in items]
     # Each rank names the shards of all ranks: those of a node share a cache and divide the work.
     rows = list(subset.rows[batches])
-    return Batches(_Training(subset, recipe, normalization, epoch), subset.images, shares, rows, workers)
+    return Batches(_Training(subset, recipe, epoch), subset.images, shares, rows, workers)
 
 
-def evaluation_batches(
-    subset: ClassSubset, members: np.ndarray, recipe: Recipe, normalization: Normalization, workers: int
-) -> Batches:
+def evaluation_batches(subset: ClassSubset, members: np.ndarray, recipe: Recipe, workers: int) -> Batches:
     """Return batches of the given members of a subset in order, not augmented."""
     # Images per batch; nothing is stored for a backward pass, so this fits wherever training fits.
     size = 128
     shares = [members[start : start + size] for start in range(0, len(members), size)]
     rows = [subset.rows[share] for share in shares]
-    return Batches(_Evaluation(subset, recipe, normalization), subset.images, shares, rows, workers)
+    return Batches(_Evaluation(subset, recipe), subset.images, shares, rows, workers)

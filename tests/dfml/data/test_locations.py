@@ -20,13 +20,11 @@ from dfml.data.streaming.loader import evaluation_batches, training_batches
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes
-from dfml.data.streaming.transforms import Normalization
 from dfml.errors import InvalidInput
 from dfml.recipe import Recipe
 from tests.s3.locations import PLACES, new_bucket, noisy_images, use
 from tests.s3.servers import Server
 
-PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGES = list(noisy_images(23, side=40))
 SHARD_BYTES = 6 * IMAGES[0].size
 
@@ -94,7 +92,7 @@ def test_training_batches_are_the_same(
     def drawn(images: ShardedImages, workers: int) -> list[tuple[Tensor, Tensor]]:
         subset = subset_of_classes(images)
         batches = epoch_batches(subset.targets, 8, 2, 0, 1, images.shard_numbers[subset.rows], images.window)
-        return list(training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers))
+        return list(training_batches(subset, batches, tiny_recipe, 1, 0, 1, workers))
 
     assert_equal(drawn(images, workers), drawn(in_a_folder, 0))
 
@@ -105,7 +103,7 @@ def test_evaluation_batches_are_the_same(
 ) -> None:
     def read(images: ShardedImages, workers: int) -> list[tuple[Tensor, Tensor]]:
         subset: ClassSubset = subset_of_classes(images)
-        return list(evaluation_batches(subset, np.array([21, 3, 4, 11]), tiny_recipe, PLAIN, workers))
+        return list(evaluation_batches(subset, np.array([21, 3, 4, 11]), tiny_recipe, workers))
 
     assert_equal(read(images, workers), read(in_a_folder, 0))
 

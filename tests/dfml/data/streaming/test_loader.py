@@ -1,4 +1,4 @@
-"""Batches of tensors: their images, augmentation and normalization."""
+"""Batches of pixels: their images and augmentation, and what a model gets of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from dfml.data.format.shards import ImageRow
 from dfml.data.packing.pack import pack
@@ -17,10 +18,10 @@ from dfml.data.streaming.loader import evaluation_batches, training_batches
 from dfml.data.streaming.order import epoch_batches, rank_share
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes, subset_of_rows
-from dfml.data.streaming.transforms import Normalization, evaluation_transform
+from dfml.data.streaming.transforms import Normalization, evaluation_transform, normalized
 from dfml.recipe import Recipe, recipe_from
 
-PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+CPU = torch.device("cpu")
 BATCHES = np.array([[0, 7, 3, 12], [30, 5, 9, 21]])
 
 
@@ -32,12 +33,12 @@ def subset(train_images: ShardedImages) -> ClassSubset:
 def drawn(
     subset: ClassSubset, recipe: Recipe, epoch: int = 1, rank: int = 0, world_size: int = 1
 ) -> list[tuple[Tensor, Tensor]]:
-    return list(training_batches(subset, BATCHES, recipe, PLAIN, epoch, rank, world_size, workers=0))
+    return list(training_batches(subset, BATCHES, recipe, epoch, rank, world_size, workers=0))
 
 
 def test_targets_are_those_of_the_batches(subset: ClassSubset, tiny_recipe: Recipe) -> None:
     for (images, targets), batch in zip(drawn(subset, tiny_recipe), BATCHES, strict=True):
-        assert images.shape == (4, 3, 32, 32)
+        assert (images.shape, images.dtype) == ((4, 3, 32, 32), torch.uint8)
         assert targets.tolist() == subset.targets[batch].tolist()
 
 
@@ -56,11 +57,11 @@ def test_going_on_at_any_step_gives_the_very_tensors_in_any_world(
 ) -> None:
     batches = epoch_batches(subset.targets, 6, 2, 5, 1)
     assert len(batches) == 7
-    whole = list(training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0))
+    whole = list(training_batches(subset, batches, tiny_recipe, 1, 0, 1, workers=0))
     torch.manual_seed(99)
     for step in (1,) if workers else (0, 1, len(batches) - 1):
         shares = [
-            list(training_batches(subset, batches[step:], tiny_recipe, PLAIN, 1, rank, world_size, workers))
+            list(training_batches(subset, batches[step:], tiny_recipe, 1, rank, world_size, workers))
             for rank in range(world_size)
         ]
         for number, (images, targets) in enumerate(whole[step:]):
@@ -75,7 +76,7 @@ def test_augmentation_of_an_image_is_the_same_in_a_part_of_the_data_set(
     whole = torch.cat([images for images, _ in drawn(subset, tiny_recipe)])
     part = subset_of_rows(subset.images, np.sort(BATCHES.ravel()))  # whose first member isn't the first row
     order = np.searchsorted(part.rows, BATCHES)
-    batches = training_batches(part, order, tiny_recipe, PLAIN, 1, 0, 1, workers=0)
+    batches = training_batches(part, order, tiny_recipe, 1, 0, 1, workers=0)
     assert torch.equal(torch.cat([images for images, _ in batches]), whole)
 
 
@@ -89,14 +90,14 @@ def test_an_image_that_comes_twice_in_a_batch_is_augmented_in_two_ways_in_any_wo
     subset: ClassSubset, tiny_recipe: Recipe
 ) -> None:
     batches = np.array([[3, 5, 3, 3], [5, 3, 6, 7]])
-    whole = [images for images, _ in training_batches(subset, batches, tiny_recipe, PLAIN, 1, 0, 1, workers=0)]
+    whole = [images for images, _ in training_batches(subset, batches, tiny_recipe, 1, 0, 1, workers=0)]
     first, again, once_more = whole[0][[0, 2, 3]]
     assert not torch.equal(first, again)
     assert not torch.equal(again, once_more)
     assert not torch.equal(first, once_more)
     assert torch.equal(whole[1][1], first)
     for rank in range(2):
-        share = training_batches(subset, batches, tiny_recipe, PLAIN, 1, rank, 2, workers=0)
+        share = training_batches(subset, batches, tiny_recipe, 1, rank, 2, workers=0)
         assert all(torch.equal(images, all_[rank::2]) for (images, _), all_ in zip(share, whole, strict=True))
 
 
@@ -116,7 +117,7 @@ def one_image(root: Path) -> ClassSubset:
 def drawings_of_one(root: Path, recipe: Recipe, count: int) -> list[Tensor]:
     subset = one_image(root)
     return [
-        next(iter(training_batches(subset, np.array([[0]]), recipe, PLAIN, epoch, 0, 1, 0)))[0][0]
+        next(iter(training_batches(subset, np.array([[0]]), recipe, epoch, 0, 1, 0)))[0][0] / 255
         for epoch in range(count)
     ]
 
@@ -145,10 +146,10 @@ def test_evaluation_reads_the_given_rows_in_order_without_augmentation(
     subset: ClassSubset, tiny_recipe: Recipe
 ) -> None:
     rows = np.array([30, 2, 17])
-    (images, targets), *rest = evaluation_batches(subset, rows, tiny_recipe, PLAIN, workers=0)
+    (images, targets), *rest = evaluation_batches(subset, rows, tiny_recipe, workers=0)
     assert not rest
     assert targets.tolist() == subset.targets[rows].tolist()
-    transform = evaluation_transform(tiny_recipe, PLAIN)
+    transform = evaluation_transform(tiny_recipe)
     for image, row in zip(images, rows, strict=True):
         assert torch.equal(image, transform(subset.images.image(row)))
 
@@ -157,7 +158,7 @@ def test_evaluation_reads_the_given_rows_in_order_without_augmentation(
 def test_evaluation_resizes_the_shorter_side_and_crops_the_center(width: int, height: int) -> None:
     """The default is 224 of 256; here 32 of 64, so that half of the shorter side is kept."""
     recipe = recipe_from({"image_size": 32, "test_crop": 0.5})
-    image = evaluation_transform(recipe, PLAIN)(gradient_image(width, height))
+    image = evaluation_transform(recipe)(gradient_image(width, height)) / 255
     assert image.shape == (3, 32, 32)
     for channel, side in ((image[0], width), (image[1], height)):
         seen = 0.5 * min(width, height) / side
@@ -167,12 +168,31 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_center(width: int, he
 
 def test_evaluation_takes_the_test_size() -> None:
     recipe = recipe_from({"image_size": 32, "test_size": 48})
-    assert evaluation_transform(recipe, PLAIN)(gradient_image(64, 64)).shape == (3, 48, 48)
+    assert evaluation_transform(recipe)(gradient_image(64, 64)).shape == (3, 48, 48)
 
 
 def test_values_are_normalized_per_channel() -> None:
     image = Image.new("RGB", (40, 40), (255, 0, 51))
-    transformed = evaluation_transform(
-        recipe_from({"image_size": 32}), Normalization((0.5, 0.5, 0.1), (0.25, 0.5, 0.1))
-    )(image)
-    torch.testing.assert_close(transformed[:, 0, 0], torch.tensor([2.0, -1.0, 1.0]))
+    pixels = evaluation_transform(recipe_from({"image_size": 32}))(image)
+    values = normalized(pixels[None], Normalization((0.5, 0.5, 0.1), (0.25, 0.5, 0.1)), CPU)
+    torch.testing.assert_close(values[0, :, 0, 0], torch.tensor([2.0, -1.0, 1.0]))
+
+
+def test_normalized_values_are_the_very_ones_of_torchvision() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    imagenet = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*imagenet)])(pixels)
+    assert torch.equal(normalized(pixels, imagenet, CPU), expected)
+    by_pixel = pixels.contiguous(memory_format=torch.channels_last)
+    values = normalized(by_pixel, imagenet, CPU)
+    assert torch.equal(values, expected)
+    assert values.is_contiguous()
+
+
+def test_normalizing_within_inference_mode_spoils_no_later_training() -> None:
+    normalization = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    with torch.inference_mode():
+        normalized(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), normalization, CPU)
+    weight = torch.ones(1, requires_grad=True)
+    (weight * normalized(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), normalization, CPU)).sum().backward()
+    assert float(weight.grad) == pytest.approx(-4 * (0.25 + 0.4 + 0.5))
