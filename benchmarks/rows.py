@@ -59,7 +59,7 @@ def measure(uri: Path) -> None:
     import psutil
     import torch
 
-    from dfml.data.streaming.loader import training_batches
+    from dfml.data.streaming.loader import Loader
     from dfml.data.streaming.order import epoch_batches
     from dfml.data.streaming.sharded_images import ShardedImages
     from dfml.data.streaming.split import training_and_validation
@@ -93,8 +93,8 @@ def measure(uri: Path) -> None:
         orders[name] = time.perf_counter() - start
     whole, whole_resident = megabytes(), resident()
     start = time.perf_counter()
-    loader = iter(training_batches(subset, batches, recipe, 2, 0, 1, workers=2))
-    next(loader)
+    loader = Loader(recipe, [subset], workers=2)
+    next(loader.training(subset, batches, epoch=2))
     first = time.perf_counter() - start
     children = [child.memory_full_info().uss / 1e6 for child in psutil.Process().children()]
     found = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from dfml.data.packing.pack import pack
 from dfml.data.packing.source import ImageSource
 from dfml.data.streaming.cache import Cache
-from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import subset_of_classes
@@ -33,6 +33,7 @@ def prepare(images: Path, out: Path) -> None:
 def batches_of(options: Options) -> Batches:
     subset = subset_of_classes(ShardedImages(options.source, "train", Cache(options.cache)))
     recipe = recipe_from({"batch_size": options.batch})
+    loader = Loader(recipe, [subset], options.workers)
 
     def batches(epoch: int) -> Iterable[Sequence[Tensor]]:
         images = subset.images
@@ -46,7 +47,7 @@ def batches_of(options: Options) -> Batches:
             images.window,
         )
         # As in training, this process normalizes what the others send as bytes.
-        for pixels, labels in training_batches(subset, order, recipe, epoch + 1, 0, 1, options.workers):
+        for pixels, labels in loader.training(subset, order, epoch + 1):
             yield normalized(pixels, IMAGENET, torch.device("cpu")), labels
 
     return batches

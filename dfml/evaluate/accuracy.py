@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dfml.data.streaming.loader import evaluation_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.split import ClassSubset
 from dfml.distributed import rank, sum_over_ranks, world_size
 from dfml.embedding_model import EmbeddingModel
@@ -16,11 +16,16 @@ from dfml.metrics.classification import TOP, hits
 
 @torch.inference_mode()
 def accuracy(
-    model: EmbeddingModel, subset: ClassSubset, device: torch.device, workers: int = 0, path: ForwardPath | None = None
+    model: EmbeddingModel, subset: ClassSubset, device: torch.device, loader: Loader, path: ForwardPath | None = None
 ) -> dict[str, float]:
     """Return `top_1` and `top_5`, each in 0 … 1; all ranks must call it.
 
-    `path` is "full" or "routed"; None: the recipe's inference path.
+    Args:
+        model: the model, on `device`.
+        subset: the images.
+        device: the device to compute on.
+        loader: a loader of `subset`.
+        path: "full" or "routed"; None: the recipe's inference path.
 
     Raises:
         InvalidInput: an image is of a class that the model doesn't know.
@@ -36,7 +41,7 @@ def accuracy(
     to_model = torch.tensor([index_of[name] for name in names], device=device)
     rows = np.arange(rank(), len(subset), world_size())
     found = torch.zeros(len(TOP), dtype=torch.float64, device=device)
-    for pixels, targets in evaluation_batches(subset, rows, model.recipe, workers):
+    for pixels, targets in loader.evaluation(subset, rows):
         labels = to_model[targets.to(device, non_blocking=True)]
         found += hits(model.logits(model.normalized(pixels), path), labels)
     shares = sum_over_ranks(found) / len(subset)

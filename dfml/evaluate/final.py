@@ -8,6 +8,7 @@ from torch import Tensor
 from dfml.data.datasets import recall_at
 from dfml.data.streaming.cache import Cache
 from dfml.data.streaming.evaluation_set import images_for_test
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.split import ClassSubset
 from dfml.embedding_model import EmbeddingModel
 from dfml.evaluate.accuracy import accuracy
@@ -39,10 +40,12 @@ def metrics_on_test(
     """
     recipe = model.recipe
     images = images_for_test(data, recipe.task, cache)
-    if recipe.task == "classification":
-        return accuracy(model, images.queries, device, workers, path)
+    with Loader(recipe, images.parts, workers) as loader:
+        if recipe.task == "classification":
+            return accuracy(model, images.queries, device, loader, path)
 
-    def embedded(subset: ClassSubset) -> Tensor:
-        return embed(lambda batch: model(batch, path), subset, recipe, model.normalization, device, workers)
+        def embedded(subset: ClassSubset) -> Tensor:
+            return embed(lambda batch: model(batch, path), subset, model.normalization, device, loader)
 
-    return embed_set(images, embedded).full_score(recall_at(images.queries.images.dataset), recipe.seed)
+        found = embed_set(images, embedded)
+    return found.full_score(recall_at(images.queries.images.dataset), recipe.seed)

@@ -4,38 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dfml.data.streaming.evaluation_set import EvaluationSet
-from dfml.data.streaming.loader import evaluation_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.order import rank_share
 from dfml.data.streaming.split import ClassSubset
 from dfml.data.streaming.transforms import Normalization, normalized
 from dfml.distributed import gather, rank, world_size
 from dfml.metrics import clustering_metrics, retrieval_metrics
 
-if TYPE_CHECKING:
-    from dfml.recipe import Recipe
-
 Embedder = Callable[[Tensor], Tensor]  # normalized images (B, 3, H, W) to L2-normalized embeddings (B, D)
 
 
 @torch.inference_mode()
 def embed(
-    embedder: Embedder,
-    subset: ClassSubset,
-    recipe: Recipe,
-    normalization: Normalization,
-    device: torch.device,
-    workers: int = 0,
+    embedder: Embedder, subset: ClassSubset, normalization: Normalization, device: torch.device, loader: Loader
 ) -> Tensor:
-    """Embed `subset`, each rank a share of it: (n, D) in its order, float32, on every rank."""
+    """Embed `subset`, each rank a share of it: (n, D) in its order, float32, on every rank.
+
+    Args:
+        embedder: the model, on `device`, or another function.
+        subset: the images.
+        normalization: the normalization of the embedder's input.
+        device: the device to compute on.
+        loader: a loader of `subset`.
+    """
     rows = rank_share(np.arange(len(subset)), rank(), world_size())
-    batches = evaluation_batches(subset, rows, recipe, workers)
+    batches = loader.evaluation(subset, rows)
     local = torch.cat([embedder(normalized(pixels, normalization, device)).float() for pixels, _ in batches])
     return gather(local, len(subset))
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dfml.data.streaming.evaluation_set import EvaluationSet
-from dfml.data.streaming.loader import evaluation_batches, training_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.split import ClassSubset
 from dfml.distributed import mean_over_ranks, rank, world_size
@@ -96,6 +97,7 @@ class Training:
         self.train = train
         # From the first batch, whose shards are needed first anyway.
         self._probe = np.sort(self._order(epoch=1)[0][:PROBE_IMAGES])
+        self._probed: Tensor | None = None  # the pixels of these images, once they are read
         # Proxies, routers and a linear head start the same on every rank.
         torch.manual_seed(recipe.seed)
         self.validation = EvaluationSet(validation) if isinstance(validation, ClassSubset) else validation
@@ -138,47 +140,45 @@ class Training:
             on_validation: the function to call before each epoch's score is computed.
         """
         checkpoints = (on_checkpoint, checkpoint_steps) if on_checkpoint is not None else None
-        for epoch in range(self.epoch + 1, (last or self.recipe.epochs) + 1):
-            began, started = time.time(), time.perf_counter()
-            lr = self._set_learning_rate(epoch)
-            losses = self._train_epoch(epoch, on_step, checkpoints)
-            trained = time.perf_counter()
-            if on_validation is not None:
-                on_validation()
-            scores = self._validate()
-            seconds = {
-                "began": began,  # seconds since 1970
-                "train_seconds": trained - started,
-                "validation_seconds": time.perf_counter() - trained,
-            }
-            self.metrics = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
-            yield self.metrics
+        subsets = [self.train, *(self.validation.parts if self.validation is not None else [])]
+        with Loader(self.recipe, subsets, self.loader_workers) as loader:
+            for epoch in range(self.epoch + 1, (last or self.recipe.epochs) + 1):
+                began, started = time.time(), time.perf_counter()
+                lr = self._set_learning_rate(epoch)
+                losses = self._train_epoch(epoch, loader, on_step, checkpoints)
+                trained = time.perf_counter()
+                if on_validation is not None:
+                    on_validation()
+                scores = self._validate(loader)
+                seconds = {
+                    "began": began,  # seconds since 1970
+                    "train_seconds": trained - started,
+                    "validation_seconds": time.perf_counter() - trained,
+                }
+                self.metrics = {"epoch": epoch, "lr": lr, **losses, **scores, **self._best(epoch, scores), **seconds}
+                yield self.metrics
 
     def _train_epoch(
-        self, epoch: int, on_step: OnStep | None, checkpoints: tuple[Callable[[], None], int] | None
+        self,
+        epoch: int,
+        loader: Loader,
+        on_step: OnStep | None,
+        checkpoints: tuple[Callable[[], None], int] | None,
     ) -> EpochMetrics:
         recipe = self.recipe
         batches = self._order(epoch)
         done = self.mid_epoch.step if self.mid_epoch else 0
-        loader = training_batches(
-            self.train,
-            batches[done:],
-            recipe,
-            epoch,
-            rank(),
-            world_size(),
-            self.loader_workers,
-        )
         self.objective.train().set_warm_up(epoch <= recipe.warm_epochs)
         objective = self._distributed()
-        telemetry = self._telemetry()
+        telemetry = self._telemetry(loader)
         totals: dict[str, Tensor] = {}
         if self.mid_epoch:
             totals = {name: total.to(self.device) for name, total in self.mid_epoch.totals.items()}
             if telemetry is not None:
                 telemetry.resume(self.mid_epoch.routing)
         pace = ThroughputMeter(self.device)
-        for step, (pixels, labels) in enumerate(pace.timed(loader), start=done + 1):
+        share = loader.training(self.train, batches[done:], epoch, rank(), world_size())
+        for step, (pixels, labels) in enumerate(pace.timed(share), start=done + 1):
             terms = self._train_step(
                 objective, self.model.normalized(pixels), labels.to(self.device, non_blocking=True)
             )
@@ -222,13 +222,14 @@ class Training:
             images.window,
         )
 
-    def _telemetry(self) -> RouterTelemetry | None:
+    def _telemetry(self, loader: Loader) -> RouterTelemetry | None:
         """Create the telemetry of an epoch; None if no router trains."""
-        recipe = self.recipe
-        if recipe.routed_weight == 0:
+        if self.recipe.routed_weight == 0:
             return None
-        (pixels, _), *_ = evaluation_batches(self.train, self._probe, recipe, workers=0)
-        return RouterTelemetry(self.model.backbone, self.model.normalized(pixels))
+        # The same images in every epoch, so they are read once.
+        if self._probed is None:
+            (self._probed, _), *_ = loader.evaluation(self.train, self._probe)
+        return RouterTelemetry(self.model.backbone, self.model.normalized(self._probed))
 
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         # Before the forward pass, whose activations take the memory that gradients took.
@@ -269,17 +270,25 @@ class Training:
             return {SCORE: now, BEST_SCORE: now, "best_epoch": epoch}
         return {SCORE: now, BEST_SCORE: self.metrics[BEST_SCORE], "best_epoch": self.metrics["best_epoch"]}
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, loader: Loader) -> dict[str, float]:
         if self.validation is None:
             return {}
         if self.recipe.task == "classification":
-            return accuracy(self.model, self.validation.queries, self.device, self.loader_workers)
-        return embed_set(self.validation, self.embed).score()
+            return accuracy(self.model, self.validation.queries, self.device, loader)
+        return embed_set(self.validation, partial(self.embed, loader=loader)).score()
 
-    def embed(self, subset: ClassSubset) -> Tensor:
-        """Return the embeddings (n, D) of the recipe's inference path, on every rank."""
+    def embed(self, subset: ClassSubset, loader: Loader | None = None) -> Tensor:
+        """Return the embeddings (n, D) of the recipe's inference path, on every rank.
+
+        Args:
+            subset: the images.
+            loader: a loader of `subset`; None: one for this call.
+        """
+        if loader is None:
+            with Loader(self.recipe, [subset], self.loader_workers) as loader:
+                return self.embed(subset, loader)
         self.model.eval()
-        return embed(self.model, subset, self.recipe, self.model.normalization, self.device, self.loader_workers)
+        return embed(self.model, subset, self.model.normalization, self.device, loader)
 
     def save(self, directory: Path) -> None:
         """Save the training state after an epoch or, called by `on_checkpoint`, within one."""

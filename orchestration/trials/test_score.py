@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from dfml import storage
 from dfml.baselines import baselines
 from dfml.data.datasets import recall_at
+from dfml.data.streaming.loader import Loader
 from dfml.distributed import rank
 from dfml.evaluate import Embedder, embed, embed_set
 from dfml.evaluate.accuracy import accuracy
@@ -41,21 +43,24 @@ def score_on_test(training: Training, test: EvaluationSet, job: WinnerJob) -> Ou
     outcome = Outcome(trial=job.winner, seed=recipe.seed, epochs=training.epoch, test={})
     if job.first:
         outcome.router_names = training.model.backbone.router_names()
-    if recipe.task == "classification":
-        outcome.test = accuracy(training.model, test.queries, training.device, training.loader_workers)
-        return outcome
-    embedded = embed_set(test, training.embed)
-    at = recall_at(test.queries.images.dataset)
-    outcome.test = embedded.full_score(at, recipe.seed)
-    if job.first:
-        outcome.baselines = _baselines(training, test, at)
-        # Every rank would go through all queries for the same result; rank 0 stores it.
-        if rank() == 0:
-            outcome.retrievals = retrievals(embedded, recipe.seed)
+    with Loader(recipe, test.parts, training.loader_workers) as loader:
+        if recipe.task == "classification":
+            outcome.test = accuracy(training.model, test.queries, training.device, loader)
+            return outcome
+        embedded = embed_set(test, partial(training.embed, loader=loader))
+        at = recall_at(test.queries.images.dataset)
+        outcome.test = embedded.full_score(at, recipe.seed)
+        if job.first:
+            outcome.baselines = _baselines(training, test, loader, at)
+    # Every rank would go through all queries for the same result; rank 0 stores it.
+    if job.first and rank() == 0:
+        outcome.retrievals = retrievals(embedded, recipe.seed)
     return outcome
 
 
-def _baselines(training: Training, test: EvaluationSet, at: tuple[int, ...]) -> dict[str, dict[str, float]]:
+def _baselines(
+    training: Training, test: EvaluationSet, loader: Loader, at: tuple[int, ...]
+) -> dict[str, dict[str, float]]:
     scores = {}
     # The routed path is no baseline: its routers are untrained.
     whole = training.recipe.model_copy(update={"inference": "full"})
@@ -63,8 +68,7 @@ def _baselines(training: Training, test: EvaluationSet, at: tuple[int, ...]) -> 
         placed = embedder.to(training.device) if isinstance(embedder, torch.nn.Module) else embedder
 
         def embedded(subset: ClassSubset, by: Embedder = placed) -> torch.Tensor:
-            normalization = training.model.normalization
-            return embed(by, subset, training.recipe, normalization, training.device, training.loader_workers)
+            return embed(by, subset, training.model.normalization, training.device, loader)
 
         scores[name] = embed_set(test, embedded).score(at)
     return scores

@@ -117,9 +117,9 @@ def _training(job: TrialJob, train: ClassSubset, validation: ClassSubset | Evalu
 
     remove_stale_tempdirs()
     device = init_process_group()
-    # With a GPU, the CPU cores decode and augment images. Without one they train, and decoding is
-    # little work by comparison.
-    loader_workers = job.settings.cpus if device.type == "cuda" else 0
+    # With a GPU, the CPU cores decode and augment images, but for one, which launches the GPU's
+    # work. Without a GPU they train, and decoding is little work by comparison.
+    loader_workers = max(1, job.settings.cpus - 1) if device.type == "cuda" else 0
     torch.set_num_threads(job.settings.cpus)
     training = Training(job.recipe, train, validation, device, loader_workers)
     if checkpoint := ray.train.get_checkpoint():

@@ -15,6 +15,7 @@ from dfml.data.format.manifest import read_manifest
 from dfml.data.format.shards import ImageRow
 from dfml.data.packing.pack import pack
 from dfml.data.packing.readers.imagenet import read_imagenet
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import holdout_rows, subset_of_classes, training_and_validation
 from dfml.embedding_model import build_model
@@ -147,7 +148,8 @@ def test_training_scores_top_1_and_the_stored_model_says_the_same(packed: Path, 
     save_model(tmp_path, training.model, {})
     model = load(tmp_path)
     test = ShardedImages(packed, "test")
-    found = accuracy(model, subset_of_classes(test), CPU)
+    subset = subset_of_classes(test)
+    found = accuracy(model, subset, CPU, Loader(recipe, [subset]))
     probabilities = model.classify([test.image(i) for i in range(len(test))])
     torch.testing.assert_close(probabilities.sum(1), torch.ones(12))
     named = [model.class_names[i] for i in probabilities.argmax(1)]
@@ -166,8 +168,9 @@ def test_images_of_an_unknown_class_are_refused(packed: Path, tmp_path: Path) ->
     draw(tmp_path / "x.jpg", 0, 0)
     pack([ImageRow((tmp_path / "x.jpg").read_bytes(), "new", "x.jpg", "test")], tmp_path / "other", "other")
     model = build_model(recipe_from(VALUES), class_names="ab")
+    subset = subset_of_classes(ShardedImages(tmp_path / "other", "test"))
     with pytest.raises(InvalidInput, match="class 'new' of the test images isn't one"):
-        accuracy(model, subset_of_classes(ShardedImages(tmp_path / "other", "test")), CPU)
+        accuracy(model, subset, CPU, Loader(model.recipe, [subset]))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import subset_of_classes
 from dfml.embedding_model import EmbeddingModel, build_model
@@ -85,7 +86,8 @@ def test_the_test_metrics_are_the_recipes_paths_and_a_given_path_overrides_it(
     classifier.class_names = tuple(test_images.class_names)
     classifier.classifier = torch.nn.Linear(96, len(classifier.class_names))
     subset = subset_of_classes(test_images)
-    assert accuracy(classifier, subset, CPU) == accuracy(classifier, subset, CPU, path="routed")
+    loader = Loader(classifier.recipe, [subset])
+    assert accuracy(classifier, subset, CPU, loader) == accuracy(classifier, subset, CPU, loader, path="routed")
 
 
 def test_routed_inference_needs_routers_that_train() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
 
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes
 from dfml.evaluate import embed
@@ -246,10 +248,30 @@ def test_training_tells_the_classes_apart(tiny_recipe: Recipe, train: ClassSubse
     assert losses[-1] < losses[0] * 5 / 6
 
 
-def test_augmenting_in_other_processes_changes_nothing(tiny_recipe: Recipe, train: ClassSubset) -> None:
-    here = next(Training(tiny_recipe, train, None, CPU).epochs())
-    there = next(Training(tiny_recipe, train, None, CPU, loader_workers=1).epochs())
-    assert numbers(there) == pytest.approx(numbers(here))
+def test_augmenting_in_other_processes_changes_nothing(
+    tiny_recipe: Recipe, train: ClassSubset, validation: ClassSubset, undisturbed: Undisturbed
+) -> None:
+    before, workers = multiprocessing.active_children(), []
+    training = Training(tiny_recipe, train, validation, CPU, loader_workers=1)
+    for metrics, expected in zip(training.epochs(), undisturbed[0], strict=True):
+        assert numbers(metrics) == pytest.approx(numbers(expected))
+        workers.append(multiprocessing.active_children())
+    # One process for all epochs, in training and in validation.
+    assert [len(found) - len(before) for found in workers] == [1, 1, 1]
+    assert workers[0] == workers[1] == workers[2]
+    assert multiprocessing.active_children() == before
+
+
+def test_processes_end_with_a_run_that_diverges(tiny_recipe: Recipe, train: ClassSubset) -> None:
+    before = multiprocessing.active_children()
+    training = Training(tiny_recipe, train, None, CPU, loader_workers=1)
+    with torch.no_grad():
+        training.objective.metric_loss.proxies.fill_(torch.nan)
+    with pytest.raises(TrainingDiverged) as raised:
+        next(training.epochs())
+    # The error refers to frames that refer to batches.
+    assert raised.tb is not None
+    assert multiprocessing.active_children() == before
 
 
 def test_embeddings_are_the_models_in_the_order_of_the_subset(tiny_recipe: Recipe, test_images: ShardedImages) -> None:
@@ -264,5 +286,6 @@ def test_embeddings_are_the_models_in_the_order_of_the_subset(tiny_recipe: Recip
 def test_embedding_takes_any_function_of_images(tiny_recipe: Recipe, test_images: ShardedImages) -> None:
     subset = subset_of_classes(test_images)
     normalization = Training(tiny_recipe, subset, None, CPU).model.normalization
-    means = embed(lambda images: images.mean(dim=(2, 3)), subset, tiny_recipe, normalization, CPU)
+    loader = Loader(tiny_recipe, [subset])
+    means = embed(lambda images: images.mean(dim=(2, 3)), subset, normalization, CPU, loader)
     assert means.shape == (12, 3)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dfml.data.streaming.cache import Cache
-from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset
@@ -66,13 +66,12 @@ class Job:
         os.environ.update(self.environment)
         images = ShardedImages(self.uri, "train", Cache(self.cache, self.cache_size))
         recipe = RECIPE.model_copy(update={"seed": self.seed})
-        for epoch in range(1, self.epochs + 1):
-            batches = training_batches(
-                rows_as_targets(images), self.order(images, epoch), recipe, epoch, self.rank, self.world_size,
-                self.workers,
-            )  # fmt: skip
-            with output.open("a") as stream:
-                print(record_of(batches), file=stream)
+        subset = rows_as_targets(images)
+        with Loader(recipe, [subset], self.workers) as loader:
+            for epoch in range(1, self.epochs + 1):
+                batches = loader.training(subset, self.order(images, epoch), epoch, self.rank, self.world_size)
+                with output.open("a") as stream:
+                    print(record_of(batches), file=stream)
 
     def start(self, output: Path) -> ForkServerProcess:
         process = CONTEXT.Process(target=self.read, args=(output,))

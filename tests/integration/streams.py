@@ -12,7 +12,7 @@ import torch
 from stream_rank import RECIPE, Job, rows_as_targets
 from torch import Tensor
 
-from dfml.data.streaming.loader import training_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.sharded_images import ShardedImages
 from tests.s3.faults import Fault
 from tests.s3.locations import Streamed
@@ -32,7 +32,9 @@ def epoch_of(
         order_of: the images whose order is used. None: `images`.
     """
     order = Job("", Path(), {}).order(order_of or images, epoch)
-    return list(training_batches(rows_as_targets(images), order, RECIPE, epoch, 0, 1, workers))
+    subset = rows_as_targets(images)
+    with Loader(RECIPE, [subset], workers) as loader:
+        return list(loader.training(subset, order, epoch))
 
 
 def job_of(streamed: Streamed, cache_size: int | None = None, **others: int) -> Job:

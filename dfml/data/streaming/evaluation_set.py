@@ -23,6 +23,11 @@ class EvaluationSet:
     queries: ClassSubset
     gallery: ClassSubset | None = None
 
+    @property
+    def parts(self) -> list[ClassSubset]:
+        """Return the queries and, if there is one, the gallery."""
+        return [self.queries] if self.gallery is None else [self.queries, self.gallery]
+
 
 def splits_for_test(manifest: Manifest, task: TaskName) -> tuple[str, ...]:
     """Return the names of the test splits: query and gallery if the data set has them, else test.

@@ -1,12 +1,13 @@
-"""Batches of tensors from rows of a data set, through torch's DataLoader."""
+"""Batches of images from rows of a data set, through torch's DataLoader."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,90 +26,182 @@ from dfml.s3 import Unreachable
 if TYPE_CHECKING:
     from dfml.recipe import Recipe
 
-Item = tuple[Tensor, int]  # image (3, H, W) uint8, target
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) uint8, targets (B,) int64
 Refusal = InvalidInput | RunFailed | Unreachable
 
+# Images per batch at test; nothing is stored for a backward pass, so this fits wherever training
+# fits.
+EVALUATION_BATCH = 128
 
-class _Training(Dataset[Item]):
-    """Augmented images.
 
-    Index i + n * (number of images) is the n-th repetition of image i within a batch. Augmentation
-    depends only on (seed, epoch, row, n), not on workers, ranks or history.
+class Loader:
+    """Batches of the images of some subsets, in one pass at a time. A context manager.
+
+    If there are workers, these processes decode and augment. They are forked at the first batch,
+    serve all subsets, epoch after epoch, and end when the loader is closed. Asking for another pass
+    ends the one before.
+
+    Args:
+        recipe: the recipe.
+        subsets: the subsets; batches are of one of these very objects.
+        workers: the number of processes; 0: this process decodes and augments.
     """
 
-    def __init__(self, subset: ClassSubset, recipe: Recipe, epoch: int) -> None:
-        self.subset = subset
-        self.transform = training_transform(recipe)
-        self.draws = _draws(recipe.seed, epoch, subset.rows)
+    def __init__(self, recipe: Recipe, subsets: Sequence[ClassSubset], workers: int = 0) -> None:
+        self._seed = recipe.seed
+        self._subsets = subsets
+        self._requests = _Requests()
+        self._pass: Generator[Batch] | None = None
+        self._loader: DataLoader[Batch | Refusal] = DataLoader(
+            _Decoding(recipe, subsets),
+            sampler=self._requests,
+            batch_size=None,
+            num_workers=workers,
+            # Forked workers share the indexes' memory.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            worker_init_fn=partial(_start_worker, os.getpid()),
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+        )
 
-    def __getitem__(self, index: int) -> Item:
-        again, member = divmod(index, len(self.draws))
-        # torch.manual_seed also checks for GPUs, which takes 0.1 ms.
-        torch.default_generator.manual_seed(int(self.draws[member]) + again)
-        image = self.subset.images.image(int(self.subset.rows[member]))
-        return self.transform(image), int(self.subset.targets[member])
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; the loader can't be used afterwards."""
+        self._end_pass()
+        # The last reference.
+        del self._loader
+
+    def training(
+        self, subset: ClassSubset, batches: np.ndarray, epoch: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """Return this rank's augmented share of global batches (steps, batch_size).
+
+        Augmentation depends only on the seed, the epoch, the image's row, and how often the image
+        occurred earlier in the batch; not on workers, ranks or history.
+
+        Raises:
+            InvalidInput: while batches are read: the data set is damaged, or the cache has no room.
+            Unreachable: while batches are read: the S3 server doesn't answer.
+        """
+        # An image that occurs twice in a batch (its class is small) is augmented in two ways.
+        seeds = _draws(self._seed, epoch, subset.rows)[batches] + _times_before(batches)
+        number = self._number(subset)
+        requests = [
+            _Request(number, *(rank_share(values, rank, world_size) for values in both))
+            for both in zip(batches, seeds, strict=True)
+        ]
+        # Each rank names the shards of all ranks, because those of a node divide the fetching.
+        return self._begin_pass(subset.images, requests, list(subset.rows[batches]))
+
+    def evaluation(self, subset: ClassSubset, members: np.ndarray) -> Iterator[Batch]:
+        """Return batches of the given members of a subset in order, not augmented.
+
+        Raises: as `training`.
+        """
+        number, starts = self._number(subset), range(0, len(members), EVALUATION_BATCH)
+        requests = [_Request(number, members[start : start + EVALUATION_BATCH], None) for start in starts]
+        return self._begin_pass(subset.images, requests, [subset.rows[request.members] for request in requests])
+
+    def _number(self, subset: ClassSubset) -> int:
+        return next(number for number, mine in enumerate(self._subsets) if mine is subset)
+
+    def _begin_pass(
+        self, images: ShardedImages, requests: Sequence[_Request], rows: Sequence[np.ndarray]
+    ) -> Iterator[Batch]:
+        self._end_pass()
+        self._pass = self._batches(images, requests, rows)
+        return self._pass
+
+    def _end_pass(self) -> None:
+        """Stop a pass of which not all batches were taken; it would keep the workers alive."""
+        if self._pass is not None:
+            self._pass.close()
+
+    def _batches(
+        self, images: ShardedImages, requests: Sequence[_Request], rows: Sequence[np.ndarray]
+    ) -> Generator[Batch]:
+        images.require_room()
+        self._requests.current = requests
+        # The first pass forks the workers, which must happen before threads are started.
+        batches = iter(self._loader)
+        try:
+            with Fetcher(images, rows) as fetcher:
+                for number, batch in enumerate(batches):
+                    if isinstance(batch, Refusal):
+                        raise batch
+                    fetcher.read(number)
+                    yield batch
+        finally:
+            # An exception may keep this frame alive, but the workers end with the loader.
+            del batches
 
 
-def _times_before(batches: np.ndarray) -> np.ndarray:
-    """Return how often each index occurs earlier in its batch, (steps, batch_size)."""
-    order = np.argsort(batches, axis=1, kind="stable")
-    in_order = np.take_along_axis(batches, order, axis=1)
-    position = np.arange(batches.shape[1])
-    begins = np.concatenate([np.ones((len(batches), 1), dtype=bool), in_order[:, 1:] != in_order[:, :-1]], axis=1)
-    times = np.empty_like(batches)
-    np.put_along_axis(times, order, position - np.maximum.accumulate(begins * position, axis=1), axis=1)
-    return times
+class _Request(NamedTuple):
+    """A batch to make, as it is sent to a worker.
 
-
-def _draws(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
-    """Return the seed of each row's augmentation, int64 from 0.
-
-    A row's seed doesn't depend on which other rows a subset has.
+    Attributes:
+        subset: the number of the subset among the loader's.
+        members: the members of the subset (B,).
+        seeds: the seed of each image's augmentation (B,); None: the images aren't augmented.
     """
-    return np.random.default_rng([seed, epoch]).integers(2**63, size=rows.max(initial=-1) + 1)[rows]
+
+    subset: int
+    members: np.ndarray
+    seeds: np.ndarray | None
 
 
-class _Evaluation(Dataset[Item]):
-    def __init__(self, subset: ClassSubset, recipe: Recipe) -> None:
-        self.subset = subset
-        self.transform = evaluation_transform(recipe)
+class _Requests(Sampler[_Request]):
+    """The requests of the current pass; torch's DataLoader takes no other sampler later on."""
 
-    def __getitem__(self, index: int) -> Item:
-        return self.transform(self.subset.images.image(int(self.subset.rows[index]))), int(self.subset.targets[index])
+    def __init__(self) -> None:
+        self.current: Sequence[_Request] = ()
+
+    def __len__(self) -> int:
+        return len(self.current)
+
+    def __iter__(self) -> Iterator[_Request]:
+        return iter(self.current)
 
 
-class _WholeBatches(Dataset[Batch | Refusal]):
-    """Whole batches of items, or the error that the first bad item raised.
+class _Decoding(Dataset[Batch | Refusal]):
+    """Decoded and augmented batches, or the error that the first bad image raised.
 
     The error is returned as a value: raised in a worker it would lose its one-line message.
     """
 
-    def __init__(self, items: Dataset[Item]) -> None:
-        self.items = items
+    def __init__(self, recipe: Recipe, subsets: Sequence[ClassSubset]) -> None:
+        self._subsets = subsets
+        self._training, self._evaluation = training_transform(recipe), evaluation_transform(recipe)
 
-    def __getitems__(self, indices: list[int]) -> Batch | Refusal:
+    def __getitem__(self, request: _Request) -> Batch | Refusal:
+        subset = self._subsets[request.subset]
+        rows = subset.rows[request.members].tolist()
         try:
-            # Items seed the global generator, from which others draw, too, if there are no workers.
-            with torch.random.fork_rng(devices=[]):
-                images, targets = default_collate([self.items[index] for index in indices])
+            if request.seeds is None:
+                images = [self._evaluation(subset.images.image(row)) for row in rows]
+            else:
+                # Without workers, others draw from the generator that is seeded here.
+                with torch.random.fork_rng(devices=[]):
+                    seeds = request.seeds.tolist()
+                    images = [self._augmented(subset, row, seed) for row, seed in zip(rows, seeds, strict=True)]
         except (InvalidInput, RunFailed, Unreachable) as error:
             return error
-        return images, targets
+        # In a worker, collating writes to memory that is shared with the main process.
+        return default_collate(images), torch.from_numpy(subset.targets[request.members])
 
-
-class _Lists(Sampler[list[int]]):
-    """Lists of indices, made one batch at a time: an epoch of ImageNet would take 50 MB."""
-
-    def __init__(self, indices: Sequence[np.ndarray]) -> None:
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for index in self.indices:
-            yield index.tolist()
+    def _augmented(self, subset: ClassSubset, row: int, seed: int) -> Tensor:
+        # torch.manual_seed also checks for GPUs, which takes 0.1 ms.
+        torch.default_generator.manual_seed(seed)
+        augmented: Tensor = self._training(subset.images.image(row))
+        return augmented
 
 
 def _start_worker(parent: int, number: int) -> None:
@@ -119,85 +212,21 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class Batches:
-    """Batches of tensors in order; their shards are fetched ahead.
+def _times_before(batches: np.ndarray) -> np.ndarray:
+    """Return how often each index occurs earlier in its batch, uint64 (steps, batch_size)."""
+    order = np.argsort(batches, axis=1, kind="stable")
+    in_order = np.take_along_axis(batches, order, axis=1)
+    position = np.arange(batches.shape[1])
+    begins = np.concatenate([np.ones((len(batches), 1), dtype=bool), in_order[:, 1:] != in_order[:, :-1]], axis=1)
+    times = np.empty(batches.shape, dtype=np.uint64)
+    np.put_along_axis(times, order, position - np.maximum.accumulate(begins * position, axis=1), axis=1)
+    return times
 
-    Args:
-        items: the images and targets by index.
-        images: the images whose shards are fetched.
-        indices: the indices of each batch in `items`.
-        rows: the rows of each batch in `images`.
-        workers: the number of processes that decode and augment; 0: this process does.
+
+def _draws(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
+    """Return the seed of each row's augmentation, uint64.
+
+    A row's seed doesn't depend on which other rows a subset has.
     """
-
-    def __init__(
-        self,
-        items: Dataset[Item],
-        images: ShardedImages,
-        indices: Sequence[np.ndarray],
-        rows: Sequence[np.ndarray],
-        workers: int,
-    ) -> None:
-        self._images = images
-        self._rows = rows
-        self._loader: DataLoader[Batch | Refusal] = DataLoader(
-            _WholeBatches(items),
-            batch_sampler=_Lists(indices),
-            num_workers=workers,
-            # Forked workers share the index's memory.
-            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
-            worker_init_fn=partial(_start_worker, os.getpid()),
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches.
-
-        Raises:
-            InvalidInput: the data set is damaged, or the cache has no room.
-            Unreachable: the S3 server doesn't answer.
-        """
-        self._images.require_room()
-        # Forks the workers, which must happen before threads are started.
-        batches = iter(self._loader)
-        try:
-            with Fetcher(self._images, self._rows) as fetcher:
-                for number, batch in enumerate(batches):
-                    if isinstance(batch, Refusal):
-                        raise batch
-                    fetcher.read(number)
-                    yield batch
-        finally:
-            # Ends the workers now rather than when the last reference to an exception is dropped.
-            del batches
-
-
-def training_batches(
-    subset: ClassSubset,
-    batches: np.ndarray,
-    recipe: Recipe,
-    epoch: int,
-    rank: int,
-    world_size: int,
-    workers: int,
-) -> Batches:
-    """Return this rank's augmented share of global batches (steps, batch_size)."""
-    # An image that occurs twice in a batch (of a class with fewer than K) is augmented in two ways.
-    items = batches + _times_before(batches) * len(subset.rows)
-    shares = [rank_share(batch, rank, world_size) for batch in items]
-    # Each rank names the shards of all ranks: those of a node share a cache and divide the work.
-    rows = list(subset.rows[batches])
-    return Batches(_Training(subset, recipe, epoch), subset.images, shares, rows, workers)
-
-
-def evaluation_batches(subset: ClassSubset, members: np.ndarray, recipe: Recipe, workers: int) -> Batches:
-    """Return batches of the given members of a subset in order, not augmented."""
-    # Images per batch; nothing is stored for a backward pass, so this fits wherever training fits.
-    size = 128
-    shares = [members[start : start + size] for start in range(0, len(members), size)]
-    rows = [subset.rows[share] for share in shares]
-    return Batches(_Evaluation(subset, recipe), subset.images, shares, rows, workers)
+    draws = np.random.default_rng([seed, epoch]).integers(2**63, size=rows.max(initial=-1) + 1)
+    return draws[rows].astype(np.uint64)

@@ -16,7 +16,7 @@ from dfml.data.format.manifest import is_packed, manifest_sha256, read_manifest
 from dfml.data.format.shards import ImageRow
 from dfml.data.packing.pack import pack
 from dfml.data.streaming.cache import Cache
-from dfml.data.streaming.loader import evaluation_batches, training_batches
+from dfml.data.streaming.loader import Loader
 from dfml.data.streaming.order import epoch_batches
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes
@@ -92,7 +92,8 @@ def test_training_batches_are_the_same(
     def drawn(images: ShardedImages, workers: int) -> list[tuple[Tensor, Tensor]]:
         subset = subset_of_classes(images)
         batches = epoch_batches(subset.targets, 8, 2, 0, 1, images.shard_numbers[subset.rows], images.window)
-        return list(training_batches(subset, batches, tiny_recipe, 1, 0, 1, workers))
+        with Loader(tiny_recipe, [subset], workers) as loader:
+            return list(loader.training(subset, batches, epoch=1))
 
     assert_equal(drawn(images, workers), drawn(in_a_folder, 0))
 
@@ -103,7 +104,8 @@ def test_evaluation_batches_are_the_same(
 ) -> None:
     def read(images: ShardedImages, workers: int) -> list[tuple[Tensor, Tensor]]:
         subset: ClassSubset = subset_of_classes(images)
-        return list(evaluation_batches(subset, np.array([21, 3, 4, 11]), tiny_recipe, workers))
+        with Loader(tiny_recipe, [subset], workers) as loader:
+            return list(loader.evaluation(subset, np.array([21, 3, 4, 11])))
 
     assert_equal(read(images, workers), read(in_a_folder, 0))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,14 @@ from torchvision.transforms import v2
 
 from dfml.data.format.shards import ImageRow
 from dfml.data.packing.pack import pack
-from dfml.data.streaming.loader import evaluation_batches, training_batches
+from dfml.data.streaming.loader import Batch, Loader
 from dfml.data.streaming.order import epoch_batches, rank_share
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes, subset_of_rows
 from dfml.data.streaming.transforms import Normalization, evaluation_transform, normalized
+from dfml.errors import InvalidInput
 from dfml.recipe import Recipe, recipe_from
+from tests.dfml.conftest import drawn_images
 
 CPU = torch.device("cpu")
 BATCHES = np.array([[0, 7, 3, 12], [30, 5, 9, 21]])
@@ -31,9 +35,16 @@ def subset(train_images: ShardedImages) -> ClassSubset:
 
 
 def drawn(
-    subset: ClassSubset, recipe: Recipe, epoch: int = 1, rank: int = 0, world_size: int = 1
-) -> list[tuple[Tensor, Tensor]]:
-    return list(training_batches(subset, BATCHES, recipe, epoch, rank, world_size, workers=0))
+    subset: ClassSubset,
+    recipe: Recipe,
+    epoch: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    batches: np.ndarray = BATCHES,
+    workers: int = 0,
+) -> list[Batch]:
+    with Loader(recipe, [subset], workers) as loader:
+        return list(loader.training(subset, batches, epoch, rank, world_size))
 
 
 def test_targets_are_those_of_the_batches(subset: ClassSubset, tiny_recipe: Recipe) -> None:
@@ -57,12 +68,11 @@ def test_going_on_at_any_step_gives_the_very_tensors_in_any_world(
 ) -> None:
     batches = epoch_batches(subset.targets, 6, 2, 5, 1)
     assert len(batches) == 7
-    whole = list(training_batches(subset, batches, tiny_recipe, 1, 0, 1, workers=0))
+    whole = drawn(subset, tiny_recipe, batches=batches)
     torch.manual_seed(99)
     for step in (1,) if workers else (0, 1, len(batches) - 1):
         shares = [
-            list(training_batches(subset, batches[step:], tiny_recipe, 1, rank, world_size, workers))
-            for rank in range(world_size)
+            drawn(subset, tiny_recipe, 1, rank, world_size, batches[step:], workers) for rank in range(world_size)
         ]
         for number, (images, targets) in enumerate(whole[step:]):
             for rank, share in enumerate(shares):
@@ -76,7 +86,7 @@ def test_augmentation_of_an_image_is_the_same_in_a_part_of_the_data_set(
     whole = torch.cat([images for images, _ in drawn(subset, tiny_recipe)])
     part = subset_of_rows(subset.images, np.sort(BATCHES.ravel()))  # whose first member isn't the first row
     order = np.searchsorted(part.rows, BATCHES)
-    batches = training_batches(part, order, tiny_recipe, 1, 0, 1, workers=0)
+    batches = drawn(part, tiny_recipe, batches=order)
     assert torch.equal(torch.cat([images for images, _ in batches]), whole)
 
 
@@ -90,15 +100,62 @@ def test_an_image_that_comes_twice_in_a_batch_is_augmented_in_two_ways_in_any_wo
     subset: ClassSubset, tiny_recipe: Recipe
 ) -> None:
     batches = np.array([[3, 5, 3, 3], [5, 3, 6, 7]])
-    whole = [images for images, _ in training_batches(subset, batches, tiny_recipe, 1, 0, 1, workers=0)]
+    whole = [images for images, _ in drawn(subset, tiny_recipe, batches=batches)]
     first, again, once_more = whole[0][[0, 2, 3]]
     assert not torch.equal(first, again)
     assert not torch.equal(again, once_more)
     assert not torch.equal(first, once_more)
     assert torch.equal(whole[1][1], first)
     for rank in range(2):
-        share = training_batches(subset, batches, tiny_recipe, 1, rank, 2, workers=0)
+        share = drawn(subset, tiny_recipe, 1, rank, 2, batches)
         assert all(torch.equal(images, all_[rank::2]) for (images, _), all_ in zip(share, whole, strict=True))
+
+
+def worker_pids() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def assert_equal(given: Iterable[Batch], expected: Iterable[Batch]) -> None:
+    for (images, targets), (same_images, same_targets) in zip(given, expected, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(targets, same_targets)
+
+
+def test_workers_live_from_the_first_batch_until_the_loader_is_closed(
+    subset: ClassSubset, test_images: ShardedImages, tiny_recipe: Recipe
+) -> None:
+    """Whatever they served before, they make the batches that this process would make."""
+    subsets, rows = [subset, subset_of_classes(test_images)], np.array([5, 1, 7])
+    before, seen = worker_pids(), []
+    with Loader(tiny_recipe, subsets, workers=2) as loader, Loader(tiny_recipe, subsets) as here:
+        assert worker_pids() == before
+        for epoch in (1, 2, 3):
+            batches = np.roll(BATCHES, epoch)
+            assert_equal(loader.training(subset, batches, epoch), here.training(subset, batches, epoch))
+            seen.append(worker_pids() - before)
+            assert_equal(loader.evaluation(subsets[1], rows), here.evaluation(subsets[1], rows))
+            seen.append(worker_pids() - before)
+    assert len(seen[0]) == 2
+    assert all(pids == seen[0] for pids in seen)
+    assert worker_pids() == before
+
+
+def test_a_pass_that_is_left_early_or_fails_does_not_disturb_the_next(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    pack(drawn_images("train", 4, 3, 0), tmp_path, "drawn")
+    subset = subset_of_classes(ShardedImages(tmp_path, "train"))
+    shard = tmp_path / subset.images.shards[0].file
+    content = shard.read_bytes()
+    batches = np.arange(12).reshape(6, 2)
+    with Loader(tiny_recipe, [subset], 2) as loader:
+        next(loader.training(subset, batches, epoch=1))
+        pids = worker_pids()
+        assert_equal(loader.training(subset, batches, epoch=2), drawn(subset, tiny_recipe, 2, batches=batches))
+        shard.write_bytes(bytes(len(content)))
+        with pytest.raises(InvalidInput, match="damaged at image"):
+            next(loader.training(subset, batches, epoch=3))
+        shard.write_bytes(content)
+        assert_equal(loader.training(subset, batches, epoch=3), drawn(subset, tiny_recipe, 3, batches=batches))
+        assert worker_pids() == pids
 
 
 def gradient_image(width: int, height: int) -> Image.Image:
@@ -116,10 +173,7 @@ def one_image(root: Path) -> ClassSubset:
 
 def drawings_of_one(root: Path, recipe: Recipe, count: int) -> list[Tensor]:
     subset = one_image(root)
-    return [
-        next(iter(training_batches(subset, np.array([[0]]), recipe, epoch, 0, 1, 0)))[0][0] / 255
-        for epoch in range(count)
-    ]
+    return [drawn(subset, recipe, epoch, batches=np.array([[0]]))[0][0][0] / 255 for epoch in range(count)]
 
 
 def test_images_are_flipped_half_of_the_time_and_only_if_the_recipe_says_so(tmp_path: Path) -> None:
@@ -146,7 +200,8 @@ def test_evaluation_reads_the_given_rows_in_order_without_augmentation(
     subset: ClassSubset, tiny_recipe: Recipe
 ) -> None:
     rows = np.array([30, 2, 17])
-    (images, targets), *rest = evaluation_batches(subset, rows, tiny_recipe, workers=0)
+    with Loader(tiny_recipe, [subset]) as loader:
+        (images, targets), *rest = loader.evaluation(subset, rows)
     assert not rest
     assert targets.tolist() == subset.targets[rows].tolist()
     transform = evaluation_transform(tiny_recipe)
