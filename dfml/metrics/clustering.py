@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from dfml.distributed import rank, sum_over_ranks
-
-ITERATIONS = 20
+from dfml.metrics.k_means import k_means
 
 
 def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0) -> dict[str, float]:
@@ -30,29 +29,10 @@ def clustering_metrics(embeddings: Tensor, labels: Tensor, seed: int = 0) -> dic
     found = torch.zeros(2, dtype=torch.float64, device=embeddings.device)
     if rank() == 0:
         truth = labels.unique(return_inverse=True)[1].cpu().numpy()
-        clusters = k_means(embeddings.cpu().numpy(), int(truth.max()) + 1, seed)
+        clusters = k_means(embeddings, int(truth.max()) + 1, seed).cpu().numpy()
         found = found.new_tensor([normalized_mutual_info_score(truth, clusters), pairwise_f1(truth, clusters)])
     nmi, f1 = sum_over_ranks(found).tolist()
     return {"nmi": nmi, "f1": f1}
-
-
-def k_means(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Return the cluster of each vector (n,), computed by faiss."""
-    import faiss  # imported here because few runs need it
-
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    # The limits on points per centroid keep faiss from sampling and from warning of small clusters.
-    means = faiss.Kmeans(
-        vectors.shape[1],
-        clusters,
-        niter=ITERATIONS,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(vectors),
-    )
-    means.train(vectors)
-    assigned: np.ndarray = means.index.search(vectors, 1)[1].ravel()
-    return assigned
 
 
 def pairwise_f1(truth: np.ndarray, clusters: np.ndarray) -> float:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dfml.metrics import clustering_metrics, retrieval, retrieval_metrics
-from dfml.metrics.clustering import k_means, pairwise_f1
+from dfml.metrics.clustering import pairwise_f1
+from dfml.metrics.k_means import k_means
 
 N, WIDTH, CLASSES = 1500, 64, 250
 QUERIES = 500  # of the N images; the others are the gallery
@@ -126,7 +127,7 @@ def test_nmi_and_f1_are_those_of_scikit_learn_on_the_same_clusters() -> None:
     e, y = smooth(), labels()
     given = clustering_metrics(e, y, seed=3)
     truth = y.unique(return_inverse=True)[1].numpy()
-    clusters = k_means(e.numpy(), int(truth.max()) + 1, seed=3)
+    clusters = k_means(e, int(truth.max()) + 1, seed=3).numpy()
     assert given["nmi"] == pytest.approx(normalized_mutual_info_score(truth, clusters), abs=1e-6)
     (_, false_positive), (false_negative, true_positive) = pair_confusion_matrix(truth, clusters)
     expected = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
