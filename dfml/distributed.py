@@ -58,6 +58,10 @@ def max_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+# Its name before torch 2.14 is deprecated now.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: Tensor, rows: int) -> Tensor:
@@ -67,7 +71,7 @@ class _Gather(torch.autograd.Function):
         largest = -(-rows // world_size())
         missing = share.new_zeros(largest - len(share), *share.shape[1:])
         of_ranks = share.new_empty(world_size() * largest, *share.shape[1:])
-        dist.all_gather_single(of_ranks, torch.cat([share, missing]))
+        all_gather(of_ranks, torch.cat([share, missing]))
         # In the old order, missing rows are the last ones.
         return of_ranks.unflatten(0, (world_size(), largest)).transpose(0, 1).flatten(0, 1)[:rows]
 

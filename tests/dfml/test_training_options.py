@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from dfml.data.streaming.loader import Loader
+from dfml.data.streaming.sharded_images import ShardedImages
+from dfml.data.streaming.split import subset_of_classes
 from dfml.embedding_model import build_model
+from dfml.evaluate import embed
 from dfml.factorized.backbone import FactorizedBlock
 from dfml.objective import Objective
 from dfml.recipe import recipe_from
+from tests.dfml.conftest import TINY
 
+CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
 VIT = {
     "backbone": "test_vit",
@@ -46,6 +52,19 @@ def test_option_that_saves_memory_changes_no_loss_and_no_gradient(options: dict[
     expected = loss_and_gradients(objective().double(), images())
     given = loss_and_gradients(objective(**options).double(), images())
     torch.testing.assert_close(given, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_set_is_embedded_in_smaller_batches_if_it_is_trained_in_parts(train_images: ShardedImages) -> None:
+    subset = subset_of_classes(train_images)
+    model = build_model(recipe_from(TINY))
+    sizes: list[int] = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = []
+    for parts in (1, 16):
+        with Loader(recipe_from({**TINY, "gradient_accumulation": parts}), [subset]) as loader:
+            found.append(embed(model.eval(), subset, model.normalization, CPU, loader))
+    assert sizes == [35, 8, 8, 8, 8, 3]
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.integration

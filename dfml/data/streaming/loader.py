@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) uint8, targets (B,) int64
 Refusal = InvalidInput | RunFailed | Unreachable
 
-# Images per batch at test; nothing is stored for a backward pass, so this fits wherever training
-# fits.
+# Images per batch at test, in all parts of a batch together. Nothing is stored for a backward pass,
+# so this fits wherever training fits.
 EVALUATION_BATCH = 128
 
 
@@ -49,6 +49,7 @@ class Loader:
 
     def __init__(self, recipe: Recipe, subsets: Sequence[ClassSubset], workers: int = 0) -> None:
         self._seed = recipe.seed
+        self._at_test = -(-EVALUATION_BATCH // recipe.gradient_accumulation)
         self._subsets = subsets
         self._requests = _Requests()
         self._pass: Generator[Batch] | None = None
@@ -106,8 +107,8 @@ class Loader:
 
         Raises: as `training`.
         """
-        number, starts = self._number(subset), range(0, len(members), EVALUATION_BATCH)
-        requests = [_Request(number, members[start : start + EVALUATION_BATCH], None) for start in starts]
+        number, starts = self._number(subset), range(0, len(members), self._at_test)
+        requests = [_Request(number, members[start : start + self._at_test], None) for start in starts]
         return self._begin_pass(subset.images, requests, [subset.rows[request.members] for request in requests])
 
     def _number(self, subset: ClassSubset) -> int:
