@@ -30,7 +30,7 @@ class SweepCallback:
         """Handle the start of a trial's workers, which may be fewer than wanted."""
 
     def trial_restarted(self, record: TrialRecord, reason: str) -> None:
-        """Handle the loss of a trial's workers or process; it resumes from its last checkpoint."""
+        """Handle a trial that resumes from its last checkpoint, after a loss or out of memory."""
 
     def epoch_ended(self, record: TrialRecord, last: int) -> None:
         """Handle an epoch's metrics, `record.epochs[-1]`; `last` is the trial's last epoch."""

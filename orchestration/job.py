@@ -46,6 +46,15 @@ class SweepSettings:
     cache_size: int | None = None
     checkpoint_steps: int = 1000
 
+    @property
+    def loader_workers(self) -> int:
+        """Return the processes per worker that decode and augment images; 0: the worker does.
+
+        With a GPU, the CPU cores decode, but for one, which launches the GPU's work. Without a GPU
+        they train, and decoding is little work by comparison.
+        """
+        return max(1, self.cpus - 1) if self.gpu else 0
+
 
 @dataclass(frozen=True)
 class TrialJob:

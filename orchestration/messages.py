@@ -21,10 +21,14 @@ class WorkersStarted:
     Attributes:
         workers: the number of workers.
         restart_reason: the reason for a restart; None for the first start.
+        parts: the parts of a batch on each worker.
+        loader_workers: the processes per worker that decode images.
     """
 
     workers: int
     restart_reason: str | None
+    parts: int = 1
+    loader_workers: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,4 +30,4 @@ SETTINGS = SweepSettings("nowhere")
 
 def job_of(number: int = 0, epochs: int = 2, recipe: Recipe | None = None, **settings: Any) -> TrialJob:
     """Return the job of a trial with the default recipe."""
-    return TrialJob(SweepSettings("nowhere", **settings), number, {}, recipe or Recipe(), epochs)
+    return TrialJob(SweepSettings(**{"sweep": "nowhere"} | settings), number, {}, recipe or Recipe(), epochs)

@@ -43,7 +43,7 @@ RUNNING = {
 }
 TRIAL = {
     "s3_bytes": "Bytes that the trial has fetched from S3",
-    "restarts": "Restarts from the last checkpoint after the loss of workers or of the trial's process",
+    "restarts": "Restarts from the last checkpoint: workers or the trial's process were lost, or memory ran out",
 }
 
 # Seconds between reports within an epoch; each waits for the GPU.

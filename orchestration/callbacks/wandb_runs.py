@@ -116,6 +116,8 @@ class WandbRuns(Tracker):
             "gpu_hours": record.gpu_hours,
             "s3_bytes": record.s3_bytes,
             "restarts": record.restarts,
+            "parts": record.parts,
+            "loader_workers": record.loader_workers,
         }
         known = {name: value for name, value in summary.items() if value is not None}
         self._do(self._end, record.folder, record.kind, *self._described(record), known)

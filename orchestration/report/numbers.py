@@ -45,7 +45,7 @@ def _csv(columns: list[str], rows: list[Any]) -> str:
 def trials_csv(results: Results) -> str:
     """Return one row per trial: its sampled values, how it ended, and its cost."""
     names = list(dict.fromkeys(name for record in results.trials for name in record.parameters))
-    costs = ["flops", "cpu_hours", "gpu_hours", "s3_bytes", "restarts", "repeated_epochs"]
+    costs = ["flops", "cpu_hours", "gpu_hours", "s3_bytes", "restarts", "repeated_epochs", "parts", "loader_workers"]
     clock = ["waiting", "training", "validation", "other", "total"]
     columns = [
         "trial",

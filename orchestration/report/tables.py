@@ -87,10 +87,14 @@ FRONT = "Pareto front: no other trial has as high a score with as few FLOPs per 
 
 
 def how_it_ended(record: TrialRecord) -> str:
-    """Return a trial's state, with the reason if it was stopped or failed."""
-    if record.state == "stopped":
-        return f"stopped: {record.reason or 'ASHA'}"
-    return record.state if record.reason is None else f"{record.state}: {record.reason}"
+    """Return a trial's state, with the reason if it was stopped or failed.
+
+    If memory ran out meanwhile, the number of parts in which its batches were computed follows.
+    """
+    reason = record.reason or ("ASHA" if record.state == "stopped" else None)
+    ended = record.state if reason is None else f"{record.state}: {reason}"
+    more = record.parts is not None and record.parts > record.recipe.gradient_accumulation
+    return f"{ended} (batches in {record.parts} parts)" if more else ended
 
 
 def shown_metrics(metrics: dict[str, float]) -> dict[str, str]:

@@ -8,7 +8,8 @@ study.log               all trials, for optuna-dashboard
 wandb/                  files of Weights & Biases, unless the sweep is on S3
 tune/                   Ray Tune's own files: results as TensorBoard and JSON, errors
 trials/000/ …           one folder per trial: its record, from which an interrupted sweep resumes,
-                        its best and last checkpoint, and in mid_epoch/ checkpoints within an epoch
+                        its best and last checkpoint, in mid_epoch/ checkpoints within an epoch,
+                        and memory.json if memory ran out: less of it for the next workers
 trials/winner/, winner-1/ …   the winner's runs on all training classes, one per seed, with the
                         result of each in outcome.json
 trials/*/test_evaluations.json   the number of times that the run was scored on the test classes
@@ -37,6 +38,7 @@ WINNER = "winner"
 OUTCOME = "outcome.json"
 TEST_EVALUATIONS = "test_evaluations.json"
 MID_EPOCH = "mid_epoch"
+MEMORY = "memory.json"
 BEST = "best"
 REPORT = "report"
 RESULTS = "results.json"

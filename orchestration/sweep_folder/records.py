@@ -43,8 +43,12 @@ class TrialRecord(BaseModel):
         ended: Unix time at which it finished, failed or was stopped.
         seen: Unix time of its last report.
         paused: seconds between the sessions of the sweep that interrupted it.
-        restarts: number of times that its workers or its own process were lost and restarted.
+        restarts: number of times that its workers or its own process were lost, or that memory ran
+            out, and it resumed from its last checkpoint.
         repeated_epochs: finished epochs that were computed again after a restart.
+        parts: parts of a batch on each worker, as many as the recipe's `gradient_accumulation`, or
+            more if memory ran out; None: its workers haven't run.
+        loader_workers: processes per worker that decode images, fewer if the host's memory ran out.
     """
 
     kind: Kind = "trial"
@@ -66,6 +70,8 @@ class TrialRecord(BaseModel):
     paused: float = 0.0
     restarts: int = 0
     repeated_epochs: int = 0
+    parts: int | None = None
+    loader_workers: int | None = None
 
     @property
     def best(self) -> float | None:

@@ -1,7 +1,8 @@
 """Failures of a trial: whether another attempt may help, and the reason for the trial's record.
 
 An error that would happen again ends its trial at once. After the loss of a worker, a node, a
-connection or the storage, the trial resumes from its last checkpoint.
+connection or the storage, the trial resumes from its last checkpoint. If memory ran out, it resumes
+with less (`memory.py`).
 """
 
 from __future__ import annotations
@@ -9,29 +10,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayError
 from ray.train import TrainingFailedError, WorkerGroupError
 
 from dfml.errors import InvalidInput, RunFailed
+from orchestration.trials.error_words import (
+    GPU,
+    GPU_MEMORY,
+    HOST_MEMORY,
+    LOST_PEER,
+    LOW_ON_MEMORY,
+    PROBABLY_GPU_MEMORY,
+    PROBABLY_HOST_MEMORY,
+    SICK_OR_BUSY_GPU,
+    VANISHED,
+    WRONG_ON_GPU,
+    gpu_line,
+    line_with,
+)
 
 if TYPE_CHECKING:
     # Workers import this file and need nothing else of Tune.
     from ray.tune.experiment import Trial
 
-LESS_MEMORY = "lower batch_size or image_size, or raise gradient_accumulation"
-# Messages of torch's CPU allocator and of other libraries that pass on the system's ENOMEM.
-NO_HOST_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc")
-# oneDNN names no cause; if the same step has run before, it is a lack of memory.
-NO_PRIMITIVE = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
-# Messages of CUDA and its libraries that torch doesn't turn into its own error.
-NO_GPU_MEMORY = ("out of memory", "alloc_failed", "host_allocation_failed")
-# Messages of a broken or lost GPU: the trial may succeed on another one.
-SICK_GPU = ("ecc error", "no cuda-capable device", "fallen off the bus", "cuda error: unknown error")
-# Messages of errors that a rank raises because another rank is lost.
-LOST_PEER = ("gloo", "nccl", "connection closed by peer", "connection reset", "socket", "broken pipe", "timed out")
+Memory = Literal["GPU", "host"]
+
+LESS_MEMORY = "lower batch_size or image_size, or set activation_checkpointing"
 
 
 class Failure(NamedTuple):
@@ -41,29 +48,35 @@ class Failure(NamedTuple):
         reason: the reason in one line.
         retryable: whether another attempt may help.
         unfit: whether the trial's own recipe is the reason, so that the search should avoid it.
+        memory: the memory that ran out, or may have run out if `retryable`; None: neither.
     """
 
     reason: str
     retryable: bool
     unfit: bool = False
+    memory: Memory | None = None
+
+    @property
+    def final_reason(self) -> str:
+        """Return the reason for the record of a trial that this failure ends."""
+        ran_out = self.memory is not None and not self.retryable
+        return f"{self.reason}, even with one image at a time; {LESS_MEMORY}" if ran_out else self.reason
 
 
 class NonRetryableError(RuntimeError):
-    """An error that would happen again; its text is the reason in the trial's record.
+    """An error of a worker that would happen again.
 
     Args:
-        reason: the reason.
-        unfit: as in `Failure`.
+        failure: what it is classified as; its reason is the error's text.
     """
 
-    def __init__(self, reason: str, unfit: bool) -> None:
-        # All arguments, so that it can be pickled.
-        super().__init__(reason, unfit)
-        self.reason = reason
-        self.unfit = unfit
+    def __init__(self, failure: Failure) -> None:
+        # The argument itself, so that the error can be pickled.
+        super().__init__(failure)
+        self.failure = failure
 
     def __str__(self) -> str:
-        return self.reason
+        return self.failure.reason
 
 
 @contextmanager
@@ -80,14 +93,14 @@ def mark_non_retryable() -> Iterator[None]:
         failure = classify(error)
         if failure.retryable:
             raise
-        raise NonRetryableError(failure.reason, failure.unfit) from error
+        raise NonRetryableError(failure) from error
 
 
 def classify(error: Exception) -> Failure:
     """Classify an error of a worker's train loop.
 
-    Only what is known to come from a lost machine or connection is retryable: an unknown error
-    would probably happen again, and each attempt costs up to an epoch.
+    Only what is known to come from a lost machine or connection, or from a broken or busy GPU, is
+    retryable: an unknown error would probably happen again, and each attempt costs up to an epoch.
     """
     import torch
 
@@ -95,26 +108,38 @@ def classify(error: Exception) -> Failure:
     from orchestration.cluster.ray_internals import RayTrainError
 
     text = str(error).strip()
-    last = _last_line(text)
-    cuda = "cuda" in text.lower() or "cublas" in text.lower() or "cudnn" in text.lower()
-    if isinstance(error, torch.OutOfMemoryError) or (cuda and any(words in text.lower() for words in NO_GPU_MEMORY)):
-        return _unfit(f"out of memory on the GPU: {LESS_MEMORY} ({text.splitlines()[0]})")
-    if cuda and any(words in text.lower() for words in SICK_GPU):
-        return Failure(_first_line(error), retryable=True)
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in NO_HOST_MEMORY):
-        return _unfit(f"out of memory on the host: {LESS_MEMORY} ({last or 'this process gets no more memory'})")
-    if any(words in text.lower() for words in NO_PRIMITIVE):
-        return _unfit(f"probably out of memory on the host: {LESS_MEMORY} (oneDNN: {last})")
+    name = type(error).__name__
+    if line_with(GPU, text) and (failure := _gpu_failure(text, name)):
+        return failure
+    if isinstance(error, MemoryError) or line_with(HOST_MEMORY, text):
+        cause = line_with(HOST_MEMORY, text) or _last_line(text)
+        return _out_of_memory("host", cause or "this process gets no more memory")
+    if line := line_with(PROBABLY_HOST_MEMORY, text):
+        return _out_of_memory("host", line, probably=True)
     if isinstance(error, TrainingDiverged):
-        return _unfit(last)
+        return _unfit(_last_line(text))
     if isinstance(error, InvalidInput | RunFailed):
         # Such as a damaged image or a full disk: with any recipe the trial would end like this.
-        return Failure(last, retryable=False)
+        return Failure(_last_line(text), retryable=False)
     # Ray's own errors come from the actor through which workers report; its node may be lost.
     lost = isinstance(error, OSError | EOFError | torch.distributed.DistError | RayError | RayTrainError)
-    if lost or (isinstance(error, RuntimeError) and any(words in text.lower() for words in LOST_PEER)):
-        return Failure(_first_line(error), retryable=True)
-    return _unfit(f"{type(error).__name__}: {last}")
+    if lost or (isinstance(error, RuntimeError) and line_with(LOST_PEER, text)):
+        cause = gpu_line(text) or next(iter(text.splitlines()), "")
+        return Failure(f"{name}: {cause}", retryable=True)
+    return _unfit(f"{name}: {gpu_line(text) or _last_line(text)}")
+
+
+def _gpu_failure(text: str, name: str) -> Failure | None:
+    """Classify an error of CUDA or its libraries; None if it is none of the known ones."""
+    if line := line_with(GPU_MEMORY, text):
+        return _out_of_memory("GPU", line)
+    if line := line_with(PROBABLY_GPU_MEMORY, text):
+        return _out_of_memory("GPU", line, probably=True)
+    if line := line_with(WRONG_ON_GPU, text):
+        return _unfit(f"{name}: {gpu_line(text) or line}")
+    if line := line_with(SICK_OR_BUSY_GPU, text):
+        return Failure(f"{name}: {line}", retryable=True)
+    return None
 
 
 def training_failure(error: TrainingFailedError) -> Failure:
@@ -128,15 +153,20 @@ def training_failure(error: TrainingFailedError) -> Failure:
     failures = sorted(error.worker_failures.items())
     for _, failure in failures:
         if isinstance(failure, NonRetryableError):
-            return Failure(failure.reason, retryable=False, unfit=failure.unfit)
-    for rank, failure in failures:
-        if isinstance(failure, OutOfMemoryError) or "low on memory" in str(failure):
-            return _unfit(f"out of memory on the host, Ray killed worker {rank}: {LESS_MEMORY}")
+            return failure.failure
+    # Ray wraps the error by which it noticed the loss of a worker; of a hang it knows no worker.
+    if not failures:
+        return Failure(f"{type(error).__name__}: {_last_line(str(error))}", retryable=True)
+    causes = [(rank, getattr(failure, "health_check_failure", failure)) for rank, failure in failures]
+    for rank, cause in causes:
+        if isinstance(cause, OutOfMemoryError) or line_with(LOW_ON_MEMORY, str(cause)):
+            return _out_of_memory("host", f"Ray killed worker {rank}")
         # Memory may run out in Ray's own part of a worker, beside the train loop.
-        if isinstance(getattr(failure, "health_check_failure", None), MemoryError):
-            return _unfit(f"out of memory on the host, in worker {rank}: {LESS_MEMORY}")
-    rank, failure = failures[0]
-    return Failure(f"worker {rank}: {_first_line(getattr(failure, 'health_check_failure', failure))}", retryable=True)
+        if isinstance(cause, MemoryError):
+            return _out_of_memory("host", f"in worker {rank}")
+    rank, cause = causes[0]
+    vanished = any(line_with(VANISHED, str(cause)) for _, cause in causes)
+    return Failure(f"worker {rank}: {_first_line(cause)}", retryable=True, memory="host" if vanished else None)
 
 
 def process_failure(trial: Trial) -> str:
@@ -151,6 +181,11 @@ def process_failure(trial: Trial) -> str:
     error = getattr(error, "cause", None) or error  # RayTaskError → ControllerError
     error = getattr(error, "controller_failure", None) or error
     return f"{type(error).__name__}: {_last_line(str(error))}"
+
+
+def _out_of_memory(memory: Memory, cause: str, probably: bool = False) -> Failure:
+    reason = f"{'probably ' if probably else ''}out of memory on the {memory} ({cause})"
+    return Failure(reason, retryable=False, unfit=True, memory=memory)
 
 
 def _unfit(reason: str) -> Failure:

@@ -131,6 +131,7 @@ class Recorder(tune.Callback):
             record.s3_bytes += message.s3_bytes
         if isinstance(message, WorkersStarted):
             record.workers_started = record.workers_started or time.time()
+            record.parts, record.loader_workers = message.parts, message.loader_workers
             if message.restart_reason is not None:
                 self._restarted(record, message.restart_reason)
             for callback in self._callbacks:

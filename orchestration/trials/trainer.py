@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -38,9 +39,11 @@ from orchestration.cluster.ray_internals import (
     shorten_reservations,
     write_snapshot_by,
 )
+from orchestration.job import TrialJob, job_in
 from orchestration.messages import EpochReport, Traffic, WorkersEnded, WorkersStarted, message_in, result_of
 from orchestration.trials.checkpoints import MidEpochCheckpoint
-from orchestration.trials.failure import training_failure
+from orchestration.trials.failure import Failure, training_failure
+from orchestration.trials.memory import MemoryUse, memory_use, store
 
 # A killed trial, for example one that is stopped early, can't release its reservation. With Ray's
 # default expiry, no elastic trial could start for three minutes.
@@ -51,18 +54,23 @@ class TuneReporter(WorkerGroupCallback, ReportCallback):
     """Pass rank 0's reports on to Tune, and report when workers have started or ended.
 
     Ray's `TuneReportCallback` passes reports on as well, but through one actor per trial.
+
+    Args:
+        memory: how much memory the first workers use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: MemoryUse) -> None:
+        self.memory = memory  # of the next workers
         self.restart_reason: str | None = None  # why workers have to be started again
         self.epoch_ended = False  # since the last failure
-        self._workers = 0
+        self._workers = 0  # at the last start
         self._since = 0.0
         self._fetched = 0
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         self._workers, self._since, self._fetched = len(worker_group), time.monotonic(), 0
-        tune.report(result_of(WorkersStarted(self._workers, self.restart_reason)))
+        use = self.memory
+        tune.report(result_of(WorkersStarted(self._workers, self.restart_reason, use.parts, use.loader_workers)))
         self.restart_reason = None
 
     def after_report(self, training_report: Any, metrics: list[dict[str, Any]]) -> None:
@@ -76,6 +84,10 @@ class TuneReporter(WorkerGroupCallback, ReportCallback):
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         tune.report(result_of(WorkersEnded(self._worker_seconds())))
 
+    def images(self, batch_size: int) -> int:
+        """Return the images of a batch on each worker, of which the last may have fewer."""
+        return math.ceil(batch_size / max(1, self._workers))
+
     def _worker_seconds(self) -> float:
         """Return the worker-seconds since the previous call."""
         now = time.monotonic()
@@ -86,35 +98,66 @@ class TuneReporter(WorkerGroupCallback, ReportCallback):
 class RetryPolicy(DefaultFailurePolicy):
     """Retry after lost workers, up to a number of times in a row without a new checkpoint.
 
-    Errors that would happen again aren't retried. Workers that wait for resources haven't failed;
-    `PlacementMonitor` reports what they wait for.
+    After memory ran out, the next workers use less of it; that isn't counted, and ends when nothing
+    is left to reduce. Other errors that would happen again aren't retried. Workers that wait for
+    resources haven't failed; `PlacementMonitor` reports what they wait for.
 
     Args:
-        trial: the trial's folder or URI.
+        job: the trial's job.
         reporter: the reporter that knows whether an epoch has ended.
     """
 
-    def __init__(self, *args: Any, trial: str, reporter: TuneReporter) -> None:
+    def __init__(self, *args: Any, job: TrialJob, reporter: TuneReporter) -> None:
         super().__init__(*args)
+        self._job = job
         self._reporter = reporter
-        self._mid_epoch = MidEpochCheckpoint(trial)
-        # The checkpoint within an epoch at the last loss of workers.
+        self._mid_epoch = MidEpochCheckpoint(job.uri)
+        # The checkpoint within an epoch at the last failure.
         self._reached: str | None = None
+        self._before: Failure | None = None  # the last failure
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         error = training_failed_error
         if isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
             return FailureDecision.RETRY
         failure = training_failure(error)
-        if not failure.retryable:
-            return FailureDecision.RAISE
-        if self._has_new_checkpoint():
+        new = self._has_new_checkpoint()
+        if new:
             forget_failures(self)
+        before, self._before = None if new else self._before, failure
         self._reporter.restart_reason = failure.reason
-        return super().make_decision(error)
+        if failure.retryable:
+            # Workers that vanish once are taken for lost. After another failure, the kernel may
+            # have killed them for lack of memory.
+            may_reduce = failure.memory is not None and before is not None
+        elif failure.memory is None:
+            return FailureDecision.RAISE
+        else:
+            # Killed processes may still hold the GPU's memory.
+            may_reduce = failure.memory == "host" or before is None or not before.retryable
+        try:
+            reduced = may_reduce and self._use_less_memory(failure)
+        except (OSError, InvalidInput):
+            # The storage is unreachable or full; if that lasts, the trial ends.
+            return super().make_decision(error)
+        if failure.retryable:
+            return super().make_decision(error)
+        return FailureDecision.RETRY if reduced or not may_reduce else FailureDecision.RAISE
+
+    def _use_less_memory(self, failure: Failure) -> bool:
+        """Let the next workers use less memory; return whether they can."""
+        assert failure.memory is not None
+        before = self._reporter.memory
+        less = before.less(failure.memory, self._reporter.images(self._job.recipe.batch_size))
+        if less is None:
+            return False
+        store(self._job, less)
+        self._reporter.memory = less
+        self._reporter.restart_reason = f"{failure.reason.removesuffix('.')}; {less.since(before)}"
+        return True
 
     def _has_new_checkpoint(self) -> bool:
-        """Return whether there is a new checkpoint since the last loss of workers."""
+        """Return whether there is a new checkpoint since the last failure."""
         before, ended = self._reached, self._reporter.epoch_ended
         self._reporter.epoch_ended = False
         # The storage itself may be unreachable.
@@ -127,22 +170,23 @@ class TrialTrainer(DataParallelTrainer):
     """Run a train loop in a trial's workers, with Ray Train's controller in the trial's process."""
 
     @property
-    def _folder(self) -> str:
-        return storage.join(str(self.run_config.storage_path), str(self.run_config.name))
+    def _job(self) -> TrialJob:
+        assert self.train_loop_config is not None
+        return job_in(self.train_loop_config)
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         # RunConfig is sent to the workers, which would import ray.tune to unpickle the callback.
-        self._reporter = TuneReporter()
+        self._reporter = TuneReporter(memory_use(self._job))
         # Each of these starts an actor; our data don't pass through Ray.
         needless = PlacementGroupCleanerCallback, DatasetsCallback
         return [*(c for c in super()._create_default_callbacks() if not isinstance(c, needless)), self._reporter]
 
     def _initialize_and_run_controller(self, **controller: Any) -> Result:
         controller["failure_policy"] = RetryPolicy(
-            self.run_config.failure_config, trial=self._folder, reporter=self._reporter
+            self.run_config.failure_config, job=self._job, reporter=self._reporter
         )
         running = TrainController(**controller)
-        uri = storage.join(self._folder, SNAPSHOT)
+        uri = storage.join(self._job.uri, SNAPSHOT)
         write_snapshot_by(running, lambda content: storage.write(uri, content))
         asyncio.run(running.run())
         return running.get_result()

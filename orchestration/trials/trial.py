@@ -80,4 +80,4 @@ def _fit(loop: Callable[[dict[str, Any]], None], job: TrialJob, keep: Checkpoint
     except WorkerGroupError as error:
         # If this were raised, Tune would retry the trial, as it does after a lost process.
         failure = training_failure(error)
-        tune.report(result_of(TrialFailed(failure.reason, unfit=failure.unfit)))
+        tune.report(result_of(TrialFailed(failure.final_reason, unfit=failure.unfit)))

@@ -18,6 +18,7 @@ from orchestration.job import TrialJob, WinnerJob, job_in
 from orchestration.messages import EpochReport, Traffic, result_of
 from orchestration.trials.checkpoints import MidEpochCheckpoint, load, load_best, remove_stale_tempdirs, worker_tempdir
 from orchestration.trials.failure import mark_non_retryable
+from orchestration.trials.memory import memory_use
 from orchestration.trials.outcome import count_evaluation
 from orchestration.trials.process_group import init_process_group
 
@@ -117,11 +118,10 @@ def _training(job: TrialJob, train: ClassSubset, validation: ClassSubset | Evalu
 
     remove_stale_tempdirs()
     device = init_process_group()
-    # With a GPU, the CPU cores decode and augment images, but for one, which launches the GPU's
-    # work. Without a GPU they train, and decoding is little work by comparison.
-    loader_workers = max(1, job.settings.cpus - 1) if device.type == "cuda" else 0
     torch.set_num_threads(job.settings.cpus)
-    training = Training(job.recipe, train, validation, device, loader_workers)
+    use = memory_use(job)
+    recipe = job.recipe.model_copy(update={"gradient_accumulation": use.parts})
+    training = Training(recipe, train, validation, device, use.loader_workers)
     if checkpoint := ray.train.get_checkpoint():
         load(training, checkpoint)
     MidEpochCheckpoint(job.uri).resume(training)

@@ -49,6 +49,9 @@ def test_a_run_has_its_recipe_and_every_epoch(finished: tuple[Sweep, str], runs:
             assert len(metrics["router_load"][0]) == kept["recipe"]["num_sub_blocks"]
             assert step["router_load/0.values"] == pytest.approx(metrics["router_load"][0])
         assert run.summary["ended"] == kept["state"]
+        assert (
+            (run.summary["parts"], run.summary["loader_workers"]) == (kept["parts"], kept["loader_workers"]) == (1, 0)
+        )
 
 
 def test_the_winners_run_has_scores_gallery_report_and_model(

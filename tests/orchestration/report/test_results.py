@@ -107,10 +107,27 @@ def test_each_cell_stands_below_its_heading_and_costs_are_columns_where_there_ar
     assert [row[-3:-1] for row in trial_rows(spent)] == [["1.23", "0 bytes"], ["0", "1.2 GB"]]
 
 
+def test_batches_in_more_parts_than_the_recipe_says_are_told() -> None:
+    trials = [
+        record(0, 0.5, parts=1),
+        record(1, 0.5, parts=4),
+        record(2, 0.5, parts=8, state="failed", reason="out of memory"),
+        record(3, 0.5),
+    ]
+    assert [row[-1] for row in trial_rows(trials)] == [
+        "finished", "finished (batches in 4 parts)", "failed: out of memory (batches in 8 parts)", "finished"
+    ]  # fmt: skip
+    asked = record(4, 0.5, parts=4)
+    asked.recipe = asked.recipe.model_copy(update={"gradient_accumulation": 4})
+    assert trial_rows([asked])[0][-1] == "finished"
+
+
 def test_the_csv_has_all_costs() -> None:
-    of = results(0.5, trials=[record(0, 0.6, gpu_hours=2.5, restarts=1), record(1, 0.7, state="failed", reason="a, b")])
+    costly = record(0, 0.6, gpu_hours=2.5, restarts=1, parts=4, loader_workers=3)
+    of = results(0.5, trials=[costly, record(1, 0.7, state="failed", reason="a, b")])
     rows = list(csv.DictReader(io.StringIO(trials_csv(of))))
     assert (rows[0]["gpu_hours"], rows[0]["restarts"], rows[0]["best_validation_score"]) == ("2.5", "1", "0.6")
+    assert (rows[0]["parts"], rows[0]["loader_workers"]) == ("4", "3")
     assert (rows[1]["ended"], rows[1]["reason"]) == ("failed", "a, b")
 
 

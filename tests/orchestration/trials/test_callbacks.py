@@ -100,6 +100,16 @@ def test_records_that_cant_be_saved_in_the_end_are_an_error(tmp_path: Path) -> N
     assert load_record(str(folder.folder), "000") is not None
 
 
+def test_the_record_has_the_parts_of_a_batch(tmp_path: Path) -> None:
+    recorder = recorder_of(FlakyFolder(tmp_path), Printed())
+    recorder.on_trial_start(0, [], TRIAL)
+    record = recorder.record_of(TRIAL)
+    assert (record.parts, record.loader_workers, record.restarts) == (None, None, 0)
+    for message in (WorkersStarted(2, None, parts=1, loader_workers=4), WorkersStarted(2, "why", 2, 4)):
+        recorder.on_trial_result(0, [], TRIAL, result_of(message))
+    assert (record.parts, record.loader_workers, record.restarts) == (2, 4, 1)
+
+
 def monitor(console: Any) -> PlacementMonitor:
     resources = TrialResources(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2)
     return PlacementMonitor(resources, console, lambda trial: job_of().record(), [console])
