@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
+from dfml.errors import RunFailed
+
 if TYPE_CHECKING:
     import torch
 
@@ -89,12 +91,21 @@ def init_process_group() -> torch.device:
 
     The group ends with the process. If a failing worker destroyed it earlier, the other workers
     would fail with errors about a closed connection, which could be taken for the cause.
+
+    Raises:
+        RunFailed: Ray has assigned a GPU to this worker, but torch can't use it.
     """
     import torch
     import torch.distributed as dist
 
     device = torch.device("cpu")
-    if ray.get_gpu_ids():
+    if gpus := ray.get_gpu_ids():
+        if not torch.cuda.is_available():
+            raise RunFailed(
+                f"torch {torch.__version__} can't use GPU {gpus[0]}, which Ray has found on this node; install the "
+                "GPU's driver and a torch that is built for it, or hide the GPU from Ray (CUDA_VISIBLE_DEVICES=) to "
+                "train on CPU cores"
+            )
         from ray.train.torch import get_device
 
         device = get_device()
