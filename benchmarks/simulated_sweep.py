@@ -90,7 +90,7 @@ def simulate(trials: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, cluster(), contextlib.redirect_stdout(io.StringIO()):
         sweep, records = f"{folder}/simulated", list[TrialRecord]()
         # A trial always waits for a core, so that Tune reuses the process of the trial that ends.
-        resources = TrialResources(workers=1, cpus=1, gpu=False, concurrent=trials, min_workers=1)
+        resources = TrialResources(workers=1, cpus=1, gpus=0, concurrent=trials, min_workers=1)
         console = Console(trials)
         context = RunContext(sweep, resources, console, Interruption(), [console, meter], {"CPU": 1}, reuse_actors=True)
         began = time.monotonic()

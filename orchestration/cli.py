@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,15 @@ def _add_execution_flags(group: argparse._ActionsContainer) -> None:
         "--workers-per-trial",
         type=count,
         metavar="W",
-        help="DDP workers, each with a GPU, or at least one CPU core (default: 2, or 1 if the cluster has no room for "
-        "more)",
+        help="DDP workers per trial, each with a GPU, or at least one CPU core (default: with GPUs 1, or more if fewer "
+        "trials than GPUs are left; without GPUs 2, or 1 if there is no room for more)",
+    )
+    group.add_argument(
+        "--gpus-per-worker",
+        type=gpu_share,
+        metavar="F",
+        help="part of a GPU for each worker, at most 1: with 0.5, two trials of one worker share a GPU and its memory "
+        "(default: 1 if there are GPUs)",
     )
     group.add_argument(
         "--min-workers",
@@ -130,7 +138,7 @@ def _add_execution_flags(group: argparse._ActionsContainer) -> None:
         "--concurrent-trials",
         type=count,
         metavar="N",
-        help="trials that run at the same time (default: as many as there are GPUs for; 1 on CPUs)",
+        help="trials that run at the same time (default: as many as there are GPUs for, 1 on CPUs)",
     )
     group.add_argument(
         "--checkpoint-steps",
@@ -150,6 +158,21 @@ def _add_execution_flags(group: argparse._ActionsContainer) -> None:
         help="continue a sweep with wider bounds, or more trials, reproductions or budget",
     )
     group.add_argument("--verbose", action="store_true", help="print the messages of driver.log too, including Ray's")
+
+
+def gpu_share(text: str) -> float:
+    """Parse a part of a GPU, more than 0 and at most 1 (the type of a flag)."""
+    try:
+        share = Decimal(text)
+        # Ray allocates no finer parts.
+        if 0 < share <= 1 and share == round(share, 4):
+            return float(share)
+    except InvalidOperation:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} isn't a part of a GPU; give more than 0 and at most 1, with up to four decimals, such as 0.5: a "
+        "worker never uses two GPUs"
+    )
 
 
 def _add_results_flags(group: argparse._ActionsContainer) -> None:
@@ -241,6 +264,7 @@ def options_from(arguments: argparse.Namespace) -> ExecutionOptions:
         cache_dir=_cache_dir(arguments),
         checkpoint_steps=arguments.checkpoint_steps,
         concurrent_trials=arguments.concurrent_trials,
+        gpus_per_worker=arguments.gpus_per_worker,
         min_workers=arguments.min_workers,
         wandb=mode_for(arguments.wandb),
         verbose=arguments.verbose,

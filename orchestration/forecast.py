@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dfml.protocol import PROTOCOLS
-from orchestration.cluster.resources import DEFAULT_WORKERS, TrialResources
+from orchestration.cluster.resources import TrialResources
 from orchestration.plan import Plan
 from orchestration.search.asha import REDUCTION_FACTOR, first_rung
 from orchestration.sweep_folder.records import TrialRecord
@@ -27,6 +27,11 @@ def expected_epochs(epochs: int, rungs: list[int]) -> float:
     return total
 
 
+def trials_left(plan: Plan, records: list[TrialRecord]) -> int:
+    """Return the number of trials that haven't ended."""
+    return plan.trials - sum(record.state != "running" for record in records)
+
+
 def forecast(plan: Plan, resources: TrialResources, records: list[TrialRecord]) -> list[str]:
     """Describe a plan in lines of text.
 
@@ -37,15 +42,16 @@ def forecast(plan: Plan, resources: TrialResources, records: list[TrialRecord]) 
     """
     recipe = plan.defaults()
     steps = rungs(recipe.epochs, plan.longest_warm_up())
-    ended = sum(record.state != "running" for record in records)
-    left = plan.trials - ended
+    left = trials_left(plan, records)
+    ended = plan.trials - left
     first = min(left, len(plan.space.first_untried([record.parameters for record in records])))
     origin = f"the first {first} from the search-space file, then sampled" if first else "sampled"
     workers = f"{resources.workers} worker(s)" + (
-        f" ({resources.min_workers} if nodes are lost)" if resources.min_workers < resources.workers else ""
+        f" (at least {resources.min_workers})" if resources.min_workers < resources.workers else ""
     )
-    if plan.workers_per_trial is None:
-        workers += f", as many as fit up to {DEFAULT_WORKERS} (--workers-per-trial sets them),"
+    gpu = ""
+    if resources.gpus:
+        gpu = " and a GPU" if resources.gpus == 1 else f" and {resources.gpus:g} of a GPU"
     stops = (
         f"ASHA may stop a trial after epoch {', '.join(map(str, steps))} of {recipe.epochs}"
         if steps
@@ -56,8 +62,8 @@ def forecast(plan: Plan, resources: TrialResources, records: list[TrialRecord]) 
         f"{left} trial(s) to run{f', {ended} have ended' if ended else ''}: {origin}",
         f"searched: {', '.join(plan.space.search)}; objectives: {', '.join(plan.objectives)}; protocol {plan.protocol}",
         stops,
-        f"each trial: {workers} of {resources.cpus} CPU core(s){' and a GPU' if resources.gpu else ''}; "
-        f"{resources.concurrent} at once",
+        f"each trial: {workers} of {resources.cpus} CPU core(s){gpu}; {resources.concurrent} at once "
+        f"({resources.reason})",
         f"epochs of all trials: at most {left * recipe.epochs}, about "
         f"{left * expected_epochs(recipe.epochs, steps):.0f} if each rung stops "
         f"{REDUCTION_FACTOR - 1} of {REDUCTION_FACTOR}",

@@ -27,7 +27,7 @@ class SweepSettings:
         workers: workers per trial.
         min_workers: fewest workers a trial may continue with after losing a node.
         cpus: CPU cores per worker.
-        gpu: whether each worker gets a GPU.
+        gpus: GPUs per worker, a fraction if trials share one; 0 on CPUs.
         cache_dir: folder on each node for shards from S3; None: the node's default.
         cache_size: the cache's largest size in bytes on each node; None: no limit.
         checkpoint_steps: steps between mid-epoch checkpoints.
@@ -41,7 +41,7 @@ class SweepSettings:
     workers: int = 1
     min_workers: int = 1
     cpus: int = 1
-    gpu: bool = False
+    gpus: float = 0
     cache_dir: str | None = None
     cache_size: int | None = None
     checkpoint_steps: int = 1000
@@ -53,7 +53,7 @@ class SweepSettings:
         With a GPU, the CPU cores decode, but for one, which launches the GPU's work. Without a GPU
         they train, and decoding is little work by comparison.
         """
-        return max(1, self.cpus - 1) if self.gpu else 0
+        return max(1, self.cpus - 1) if self.gpus else 0
 
 
 @dataclass(frozen=True)

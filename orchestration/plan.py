@@ -37,7 +37,7 @@ class Plan(StrictModel):
         data: folder or URI of the packed data set.
         cache_size: the cache's largest size in bytes on each node; it decides the order of images.
         trials: number of trials.
-        workers_per_trial: DDP workers; None: as many as fit, until the cluster is known.
+        workers_per_trial: DDP workers; None until the cluster is known.
         seed: seed of sampled configurations, split and training.
         protocol: the protocol (see `dfml.protocol`).
         reproductions: seeds with which the winner is trained on all training classes.
@@ -66,6 +66,10 @@ class Plan(StrictModel):
     def longest_warm_up(self) -> int:
         """Return the most warm-up epochs that a trial may have."""
         return int(max([self.defaults().warm_epochs, *self.space.values_of("warm_epochs")]))
+
+    def smallest_batch(self) -> int:
+        """Return the smallest batch size that a trial may have."""
+        return int(min(self.space.values_of("batch_size") or [self.defaults().batch_size]))
 
     def weights_files(self) -> list[str]:
         """Return the files of pretrained weights that trials read; none for a package or a hub."""
@@ -97,7 +101,7 @@ class Plan(StrictModel):
         Raises:
             InvalidInput: a batch that may be sampled is too small.
         """
-        smallest = min(self.space.values_of("batch_size") or [self.defaults().batch_size])
+        smallest = self.smallest_batch()
         if smallest < workers:
             raise InvalidInput(
                 f"batch_size {smallest} is smaller than --workers-per-trial {workers}, which would leave a worker "
@@ -150,6 +154,7 @@ class ExecutionOptions(StrictModel):
         cache_dir: folder on each node for shards from S3; None: the node's default.
         checkpoint_steps: steps between checkpoints within an epoch.
         concurrent_trials: trials that run at the same time; None: as many as fit on the GPUs, or 1.
+        gpus_per_worker: the part of a GPU for each worker; None: a whole one if there are GPUs.
         min_workers: fewest workers a trial may continue with after losing a node; None: all.
         wandb: whether Weights & Biases is used, and whether online or into files.
         verbose: whether the driver's log is printed too.
@@ -158,9 +163,27 @@ class ExecutionOptions(StrictModel):
     cache_dir: str | None = None
     checkpoint_steps: int = 1000
     concurrent_trials: int | None = None
+    gpus_per_worker: float | None = None
     min_workers: int | None = None
     wandb: Literal["online", "offline", "off"] = "off"
     verbose: bool = False
+
+    def check_workers(self, workers: int | None) -> None:
+        """Check that a trial has only one worker if its workers get parts of a GPU.
+
+        Ray may place two workers of a trial on one GPU, which NCCL refuses; and they would only be
+        slower than one worker with the whole GPU.
+
+        Raises:
+            InvalidInput: a trial has several workers.
+        """
+        share = self.gpus_per_worker
+        if share is not None and share < 1 and workers is not None and workers > 1:
+            raise InvalidInput(
+                f"--gpus-per-worker {share:g} can't be used with {workers} workers per trial, because NCCL refuses two "
+                "workers of a trial on one GPU; leave it out, or begin a sweep with --workers-per-trial 1, whose "
+                "trials can share a GPU"
+            )
 
     def cache_folder(self) -> Path:
         """Return the cache's folder on this node."""

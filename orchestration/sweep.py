@@ -13,8 +13,8 @@ from orchestration.callbacks.prometheus import PrometheusMetrics
 from orchestration.callbacks.wandb_runs import WandbRuns
 from orchestration.cluster.connection import check_readable, cluster
 from orchestration.cluster.interruption import Interruption
-from orchestration.cluster.resources import TrialResources, trial_resources
-from orchestration.forecast import forecast
+from orchestration.cluster.resources import Demand, TrialResources, trial_resources
+from orchestration.forecast import forecast, trials_left
 from orchestration.job import SweepSettings
 from orchestration.plan import ExecutionOptions, Plan
 from orchestration.report.report import is_written, write_report
@@ -58,6 +58,7 @@ def run_sweep(plan: Plan, sweep: str, console: Console, options: ExecutionOption
             "--extend this one"
         )
     else:
+        options.check_workers(plan.workers_per_trial)
         trackers = _trackers(plan, sweep, console, options)
         with ExitStack() as stack:
             stack.enter_context(hold(sweep, console.print))
@@ -91,9 +92,9 @@ def dry_run(plan: Plan, sweep: str, console: Console, options: ExecutionOptions,
     if stored and not extended and load_results(sweep):
         console.print(f"the sweep {sweep} has ended already; its results would be printed, and nothing would be run")
         return
+    options.check_workers(plan.workers_per_trial)
     with cluster() as where:
-        resources = trial_resources(plan.workers_per_trial, options.concurrent_trials, options.min_workers)
-        plan.check_workers(resources.workers)
+        resources = _resources(plan, options, records, begun=stored is not None)
         console.print(where)
         for line in forecast(plan, resources, records):
             console.print(line)
@@ -136,8 +137,7 @@ def _run(
     interruption = Interruption()
     with cluster() as where, PrometheusMetrics(_labels(plan), records) as metrics, ExitStack() as stack:
         interruption.install()
-        resources = trial_resources(plan.workers_per_trial, options.concurrent_trials, options.min_workers)
-        plan.check_workers(resources.workers)
+        resources = _resources(plan, options, records, begun=stored is not None)
         lines = [where, *forecast(plan, resources, records)]
         plan = plan.model_copy(update={"workers_per_trial": resources.workers})
         check_readable(plan.data)
@@ -192,6 +192,31 @@ def _labels(plan: Plan) -> dict[str, str]:
     return {"sweep": plan.name, "dataset": plan.dataset}
 
 
+def _resources(plan: Plan, options: ExecutionOptions, records: list[TrialRecord], begun: bool) -> TrialResources:
+    """Return the resources of each trial on the connected cluster.
+
+    Runs of the winner have the same number of workers: another number changes the rounding errors,
+    which training amplifies, so the scores would depend on the cluster on which a sweep ends.
+
+    Raises:
+        InvalidInput: the cluster can't place them, or a worker would have no image of a batch.
+    """
+    resources = trial_resources(
+        Demand(
+            trials=trials_left(plan, records),
+            batch_size=plan.smallest_batch(),
+            runs=plan.reproductions,
+            workers=plan.workers_per_trial,
+            begun=begun,
+            min_workers=options.min_workers,
+            concurrent=options.concurrent_trials,
+            gpus_per_worker=options.gpus_per_worker,
+        )
+    )
+    plan.check_workers(resources.workers)
+    return resources
+
+
 def _settings(plan: Plan, sweep: str, resources: TrialResources, options: ExecutionOptions) -> SweepSettings:
     return SweepSettings(
         sweep=sweep,
@@ -202,7 +227,7 @@ def _settings(plan: Plan, sweep: str, resources: TrialResources, options: Execut
         workers=resources.workers,
         min_workers=resources.min_workers,
         cpus=resources.cpus,
-        gpu=resources.gpu,
+        gpus=resources.gpus,
         cache_dir=options.cache_dir,
         cache_size=plan.cache_size,
         checkpoint_steps=options.checkpoint_steps,
@@ -212,7 +237,7 @@ def _settings(plan: Plan, sweep: str, resources: TrialResources, options: Execut
 def _search(plan: Plan, settings: SweepSettings, records: list[TrialRecord], context: RunContext) -> None:
     """Run the trials that haven't ended yet."""
     epochs = plan.defaults().epochs
-    left = plan.trials - sum(record.state != "running" for record in records)
+    left = trials_left(plan, records)
     stopper = BudgetStopper(plan.budget, ElapsedTime(context.sweep), records)
     search = searcher(plan.space, plan.seed, settings, epochs, records, plan.objectives, stopper.reached)
     study_file = StudyFile(search.sweep_study, context.sweep)

@@ -19,6 +19,7 @@ ON_RAY = (
     "test_failing_trials",
     "test_find_cluster",
     "test_forked",
+    "test_gpus",
     "test_interruption",
     "test_pack_cluster",
     "test_protocols",

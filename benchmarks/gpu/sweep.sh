@@ -45,7 +45,7 @@ python3 -c "import tarfile; tarfile.open('.gpu2/site.tar.xz').extractall('/tmp/t
 export PYTHONPATH=/tmp/two/site PYTHONUNBUFFERED=1 RAY_ADDRESS=local
 used() { nvidia-smi --query-gpu=name,memory.used --format=csv,noheader 2>&1 | head -2; }
 used
-sweep=(run_sweep.py --workers-per-trial 1 --wandb off --storage /tmp/sweeps)
+sweep=(run_sweep.py --wandb off --storage /tmp/sweeps)
 began=$SECONDS
 timeout -s INT 240 python3 "${sweep[@]}" --trials 2 2>&1 | tee "$OUT/sweep.txt"
 echo "the sweep ended with ${PIPESTATUS[0]} after $((SECONDS - began)) s (OK if 0)"

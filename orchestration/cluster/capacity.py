@@ -19,6 +19,7 @@ import yaml
 PRIVATE = "dfml-private"  # label of the head of a cluster that ends with the command that started it
 HEAD = "node:__internal_head__"  # a resource that the head of each cluster has
 HERE = "present"  # kind of nodes that no autoscaler manages
+GPU_PARTS = 10_000  # the smallest part of a GPU that Ray allocates is one of so many
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,31 @@ class Nodes:
         kind: name of the autoscaler's node type.
         count: number of nodes.
         cpus: CPU cores per node that Ray allocates.
-        gpus: GPUs per node.
+        gpus: GPUs per node; a fraction if a part of one is free.
     """
 
     kind: str
     count: int
     cpus: int
-    gpus: int
+    gpus: float
 
-    def workers(self, cpus: int, gpu: bool) -> int:
-        """Return how many workers of `cpus` cores, and a GPU if `gpu`, fit; none spans nodes."""
+    def workers_per_node(self, cpus: int, gpus: float) -> int:
+        """Return how many workers fit on each of these nodes.
+
+        Args:
+            cpus: CPU cores per worker.
+            gpus: GPUs per worker, from 0 to 1; no worker has parts of two GPUs.
+        """
         each = self.cpus // cpus
-        return self.count * (min(each, self.gpus) if gpu else each)
+        if gpus == 0:
+            return each
+        share = round(gpus * GPU_PARTS)
+        whole, rest = divmod(round(self.gpus * GPU_PARTS), GPU_PARTS)
+        return min(each, whole * (GPU_PARTS // share) + rest // share)
+
+    def workers(self, cpus: int, gpus: float) -> int:
+        """Return how many workers fit on all of these nodes (see `workers_per_node`)."""
+        return self.count * self.workers_per_node(cpus, gpus)
 
     def describe(self) -> str:
         return f"{self.count} × {self.kind} with {amount(self.cpus, self.gpus)}"
@@ -65,9 +79,15 @@ def amount(cpus: float, gpus: float) -> str:
     return " and ".join([*parts, f"{cpus:g} CPU core{'' if cpus == 1 else 's'}"])
 
 
-def workers_on(nodes: Iterable[Nodes], cpus: int, gpu: bool) -> int:
-    """Return the number of workers that fit on `nodes`."""
-    return sum(each.workers(cpus, gpu) for each in nodes)
+def total(nodes: Iterable[Nodes]) -> str:
+    """Return the GPUs and CPU cores of `nodes` together, as `amount` does."""
+    nodes = list(nodes)
+    return amount(sum(each.count * each.cpus for each in nodes), sum(each.count * each.gpus for each in nodes))
+
+
+def workers_on(nodes: Iterable[Nodes], cpus: int, gpus: float) -> int:
+    """Return the number of workers that fit on `nodes` (see `Nodes.workers_per_node`)."""
+    return sum(each.workers(cpus, gpus) for each in nodes)
 
 
 def present() -> list[Nodes]:

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dfml.data.datasets import REPOSITORY
 from dfml.errors import InvalidInput, one_line
-from orchestration.cluster.capacity import PRIVATE, amount, grown, limits, present
+from orchestration.cluster.capacity import PRIVATE, grown, limits, present, total
 from orchestration.cluster.environment import SETTINGS
 from orchestration.cluster.ray_internals import (
     GcsClient,
@@ -207,9 +207,7 @@ def _s3_server() -> dict[str, str]:
 def _describe() -> str:
     """Describe the cluster: nodes, cores, GPUs, and the nodes that the autoscaler may run."""
     now, most = present(), limits()
-    held = (
-        f"{len(now)} node{'' if len(now) == 1 else 's'}, {amount(sum(n.cpus for n in now), sum(n.gpus for n in now))}"
-    )
+    held = f"{len(now)} node{'' if len(now) == 1 else 's'}, {total(now)}"
     added = [node.describe() for node in grown(now, most) if node.kind in {kind.kind for kind in most.kinds}]
     return held + (f"; its autoscaler runs up to {', '.join(added)}" if added else "")
 

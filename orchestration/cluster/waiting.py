@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.util import placement_group_table
 
-from orchestration.cluster.capacity import HERE, Nodes, amount, grown, limits, present, workers_on
+from orchestration.cluster.capacity import HERE, Nodes, amount, grown, limits, present, total, workers_on
 from orchestration.cluster.ray_internals import (
     DEBUG_AUTOSCALING_STATUS,
     _internal_kv_get,
@@ -29,25 +29,22 @@ def waiting_for(resources: TrialResources) -> str | None:
     This makes a few calls to the GCS, which take milliseconds.
     """
     free = [
-        Nodes(HERE, 1, int(held.get("CPU", 0)), int(held.get("GPU", 0)))
+        # Parts of several GPUs are added up: Ray doesn't report them one by one.
+        Nodes(HERE, 1, int(held.get("CPU", 0)), held.get("GPU", 0))
         for held in available_resources_per_node().values()
     ]
-    if workers_on(free, resources.cpus, resources.gpu) >= resources.min_workers:
+    if workers_on(free, resources.cpus, resources.gpus) >= resources.min_workers:
         return None
     now = present()
-    worker = amount(resources.cpus, int(resources.gpu))
+    worker = amount(resources.cpus, resources.gpus)
     fewest = f" (at least {resources.min_workers})" if resources.min_workers < resources.workers else ""
     parts = [
         f"a trial needs {resources.workers} worker(s){fewest} with {worker} each, and a worker can't span nodes",
-        f"the cluster has {_sum(now)} on {len(now)} node(s), of which {_sum(free)} are free",
+        f"the cluster has {total(now)} on {len(now)} node(s), of which {total(free)} are free",
         *_holders(),
         _growth(resources, now),
     ]
     return "; ".join(parts)
-
-
-def _sum(nodes: list[Nodes]) -> str:
-    return amount(sum(each.cpus for each in nodes), sum(each.gpus for each in nodes))
 
 
 def _holders() -> list[str]:
@@ -86,7 +83,7 @@ def _growth(resources: TrialResources, now: list[Nodes]) -> str:
         return "no autoscaler adds nodes here"
     if more <= 0:
         return "the autoscaler can't add any more nodes"
-    fitting = [each for each in largest if each.kind in kinds and each.workers(resources.cpus, resources.gpu)]
+    fitting = [each for each in largest if each.kind in kinds and each.workers(resources.cpus, resources.gpus)]
     if not fitting:
         return "no node that the autoscaler may add is large enough for a worker"
     starting, failed = _launches()

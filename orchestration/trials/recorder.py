@@ -126,7 +126,7 @@ class Recorder(tune.Callback):
         if isinstance(message, WorkersEnded | EpochReport | Traffic):
             hours = message.worker_seconds / 3600
             record.cpu_hours += hours * job.settings.cpus
-            record.gpu_hours += hours if job.settings.gpu else 0.0
+            record.gpu_hours += hours * job.settings.gpus
         if isinstance(message, EpochReport | Traffic):
             record.s3_bytes += message.s3_bytes
         if isinstance(message, WorkersStarted):

@@ -55,7 +55,7 @@ def _best_and_last() -> CheckpointConfig:
 def _fit(loop: Callable[[dict[str, Any]], None], job: TrialJob, keep: CheckpointConfig) -> None:
     """Run `loop` in the trial's workers, resumed from the last checkpoint in its folder."""
     settings = job.settings
-    resources = {"CPU": settings.cpus} | ({"GPU": 1} if settings.gpu else {})
+    resources = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
     workers: int | tuple[int, int] = settings.workers
     if settings.min_workers < settings.workers:
         # The group shrinks when a node is lost, and grows again when there is another. Ray notices
@@ -67,7 +67,7 @@ def _fit(loop: Callable[[dict[str, Any]], None], job: TrialJob, keep: Checkpoint
         loop,
         train_loop_config=config_of(job),
         backend_config=TorchEnvBackend(),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=settings.gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=job.folder,
             storage_path=storage.join(settings.sweep, layout.TRIALS),

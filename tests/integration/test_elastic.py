@@ -1,4 +1,4 @@
-"""With --min-workers, a trial continues with fewer workers if a lost node isn't replaced."""
+"""With --min-workers, a trial continues with fewer workers if there is no room for all of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from nodes import WORKER_PROCESS, Console, cluster_of
 from small_sweep import sweep_of
+
+from orchestration.cli import parser, plan_from
+from orchestration.sweep_file import SweepFile
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]
 
@@ -26,3 +29,16 @@ def test_a_trial_that_lost_a_node_goes_on_with_fewer_workers(few_emoji: Path, tm
     record = json.loads((sweep.folder / "trials" / "000" / "record.json").read_text())
     assert (record["state"], record["restarts"], record["repeated_epochs"]) == ("finished", 1, 0)
     assert [metrics["epoch"] for metrics in record["epochs"]] == [1, 2, 3]
+
+
+def test_a_sweep_that_was_begun_with_two_workers_goes_on_with_room_for_one(few_emoji: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(few_emoji, tmp_path, "sweep", trials=1).added("--max-epochs", "2")
+    begun, folder = plan_from(parser().parse_args(sweep.arguments))
+    SweepFile.of(begun.model_copy(update={"workers_per_trial": 2})).save(folder)
+    with cluster_of(1) as nodes:
+        said = sweep.run(environment=nodes.environment, code=2)
+        assert "begun with 2 workers per trial" in said
+        assert "add --min-workers 1 to continue with fewer" in said
+        printed = sweep.added("--min-workers", "1").run(environment=nodes.environment)
+    assert "trial 0  runs with 1 of 2 workers" in printed
+    assert (sweep.folder / "best" / "model.safetensors").is_file()

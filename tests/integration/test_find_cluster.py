@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ray_head import RAY, Head, end, environment_of, free_port, ray_folder, ray_start, wait_for
-from small_sweep import sweep_of
+from ray_head import RAY, Head, end, environment_of, free_port, ray_folder, wait_for
 
 from dfml.data.datasets import REPOSITORY
 from dfml.errors import InvalidInput
@@ -42,10 +41,10 @@ with cluster() as where:
 WAIT = """
 import orchestration.cluster.environment, ray, time
 from orchestration.cluster.connection import cluster
-from orchestration.cluster.resources import trial_resources
+from orchestration.cluster.resources import Demand, trial_resources
 from orchestration.cluster.waiting import waiting_for
 with cluster() as where:
-    resources = trial_resources(2)
+    resources = trial_resources(Demand(trials=1, batch_size=48, workers=2))
     began = time.monotonic()
     print(waiting_for(resources), waiting_for(resources), time.monotonic() - began, sep="\\n")
 """
@@ -157,19 +156,6 @@ def test_a_trial_that_cannot_be_placed_is_told_who_holds_the_cluster(head: Head,
     assert first.endswith("no autoscaler adds nodes here")
     assert float(seconds) < 1
     assert python(WAIT, head.environment).splitlines()[0] == "None"
-
-
-def test_one_gpu_is_enough_for_a_sweep_that_is_not_told_how_many_workers_it_may_have(few_emoji: Path) -> None:
-    with (
-        ray_folder() as folder,
-        ray_start(folder, free_port(), "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false") as one_gpu,
-    ):
-        said = sweep_of(few_emoji, folder, "sweep").added("--dry-run").run(environment=one_gpu.named)
-    assert "(1 node, 1 GPU and 2 CPU cores)" in said
-    assert (
-        "each trial: 1 worker(s), as many as fit up to 2 (--workers-per-trial sets them), of 2 CPU core(s) and a GPU"
-        in said
-    )
 
 
 def test_a_folder_that_a_node_does_not_have_is_named_with_the_node(head: Head, tmp_path: Path) -> None:

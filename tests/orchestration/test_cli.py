@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.cli import main, parser, plan_from
+from orchestration.cli import main, options_from, parser, plan_from
 from orchestration.search.budget import Budget
 from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
@@ -42,6 +42,12 @@ def refused(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--set", "images_per_class=7"], ["images_per_class 7", "batch_size 48"]),
         (["--protocol", "test"], ["--protocol", "'test'", "holdout", "paper"]),
         (["--reproductions", "0"], ["--reproductions", "0", "1 or more"]),
+        (["--gpus-per-worker", "2"], ["--gpus-per-worker", "'2'", "at most 1", "never uses two GPUs"]),
+        (["--gpus-per-worker", "0"], ["--gpus-per-worker", "'0'", "more than 0"]),
+        (["--gpus-per-worker", "0.33333"], ["--gpus-per-worker", "'0.33333'", "four decimals"]),
+        (["--gpus-per-worker", "half"], ["--gpus-per-worker", "'half'", "0.5"]),
+        (["--gpus-per-worker", "nan"], ["--gpus-per-worker", "'nan'"]),
+        (["--gpus-per-worker", "0.5", "--workers-per-trial", "2"], ["0.5", "2 workers", "NCCL", "leave it out"]),
         (["--max-epochs", "0"], ["--max-epochs", "0", "1 or more"]),
         (["--budget", "3days"], ["--budget", "'3days'", "12h"]),
         (["--objectives", "recall@1,speed"], ["--objectives", "'speed'", "flops"]),
@@ -167,3 +173,10 @@ def test_every_argument_reaches_the_plan(tmp_path: Path) -> None:
     assert plan.defaults().inference == "routed"  # the path whose FLOPs are counted
     assert plan.defaults().seed == 3
     assert sweep == f"{tmp_path}/mine"
+
+
+def test_options_that_dont_change_the_results_are_no_part_of_the_plan() -> None:
+    words = "--gpus-per-worker 0.25 --concurrent-trials 3 --min-workers 1 --wandb off"
+    options = options_from(parser().parse_args(words.split()))
+    assert (options.gpus_per_worker, options.concurrent_trials, options.min_workers) == (0.25, 3, 1)
+    assert options_from(parser().parse_args(["--wandb", "off"])).gpus_per_worker is None

@@ -46,17 +46,21 @@ def test_expected_epochs_are_those_of_trials_that_are_stopped_by_chance() -> Non
 
 
 def test_the_forecast_tells_trials_resources_and_epochs() -> None:
-    resources = TrialResources(workers=4, cpus=8, gpu=True, concurrent=2, min_workers=2)
+    resources = TrialResources(4, cpus=8, gpus=1, concurrent=2, min_workers=2, reason="as --workers-per-trial says")
     sampled = {"num_sub_blocks": 2}
     records = [TrialRecord(number=i, parameters=sampled, recipe={}, state="finished") for i in range(4)]
     lines = "\n".join(forecast(plan(trials=10, reproductions=3, space=space(epochs=20)), resources, records))
     assert "6 trial(s) to run, 4 have ended: sampled" in lines
-    assert "4 worker(s) (2 if nodes are lost) of 8 CPU core(s) and a GPU; 2 at once" in lines
+    assert (
+        "each trial: 4 worker(s) (at least 2) of 8 CPU core(s) and a GPU; 2 at once (as --workers-per-trial says)"
+    ) in lines
     assert "at most 120" in lines
     assert "with 3 seeds: up to 60 epochs more" in lines
-    assert "as many as fit" not in lines
-    chosen = "\n".join(forecast(plan(workers_per_trial=None), TrialResources(1, 8, True, 1, 1), []))
-    assert (
-        "each trial: 1 worker(s), as many as fit up to 2 (--workers-per-trial sets them), of 8 CPU core(s) and a GPU"
-        in chosen
-    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [(0, "2 CPU core(s); 1 at once (why)"), (0.5, "2 CPU core(s) and 0.5 of a GPU; 1 at once (why)")],
+)
+def test_the_forecast_tells_the_part_of_a_gpu(gpus: float, said: str) -> None:
+    assert f"each trial: 1 worker(s) of {said}" in forecast(plan(), TrialResources(1, 2, gpus, 1, 1, "why"), [])

@@ -12,6 +12,7 @@ from dfml.data.datasets import SHIPPED
 from dfml.data.packing.pack import pack
 from dfml.errors import InvalidInput
 from dfml.pretrained import create_backbone
+from orchestration.plan import ExecutionOptions
 from orchestration.search.space import SearchSpace, build_space
 from tests.packed import many
 from tests.plans import plan_of
@@ -49,6 +50,17 @@ def test_a_weights_file_must_fit_backbone_and_router_counts(tmp_path: Path, monk
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     with pytest.raises(InvalidInput, match="batch_size 120 is smaller than --workers-per-trial 121"):
         plan_of(workers_per_trial=121).check(Path("unused"))
+
+
+def test_workers_that_get_a_part_of_a_gpu_train_alone() -> None:
+    """NCCL refuses two ranks of a process group on one GPU."""
+    half = ExecutionOptions(gpus_per_worker=0.5)
+    half.check_workers(None)
+    half.check_workers(1)
+    with pytest.raises(InvalidInput, match=r"--gpus-per-worker 0.5 .* with 2 workers per trial, because NCCL refuses"):
+        half.check_workers(2)
+    ExecutionOptions(gpus_per_worker=1).check_workers(2)
+    ExecutionOptions().check_workers(2)
 
 
 def test_queries_and_a_gallery_are_as_good_as_a_test_split(tmp_path: Path) -> None:

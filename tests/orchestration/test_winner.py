@@ -88,7 +88,7 @@ def reproduce(plan: Plan, sweep: str, won: TrialRecord) -> None:
     if not file.exists():
         file.write_text(json.dumps(config()))
     console: Any = Silent()
-    resources = TrialResources(workers=1, cpus=1, gpu=False, concurrent=1, min_workers=1)
+    resources = TrialResources(workers=1, cpus=1, gpus=0, concurrent=1, min_workers=1)
     context = RunContext(sweep, resources, console, Interruption())
     winner.reproduce(plan, SweepSettings(sweep, data=plan.data), won, 7, context)
 

@@ -110,8 +110,18 @@ def test_the_record_has_the_parts_of_a_batch(tmp_path: Path) -> None:
     assert (record.parts, record.loader_workers, record.restarts) == (2, 4, 1)
 
 
+@pytest.mark.parametrize(("gpus", "hours"), [(0, 0.0), (1, 2.0), (0.25, 0.5)])
+def test_a_worker_counts_the_hours_of_its_part_of_a_gpu(gpus: float, hours: float, tmp_path: Path) -> None:
+    recorder = recorder_of(FlakyFolder(tmp_path / "sweep"), Printed())
+    trial: Any = SimpleNamespace(**{**vars(TRIAL), "config": config_of(job_of(workers=2, cpus=3, gpus=gpus))})
+    recorder.on_trial_start(0, [], trial)
+    recorder.on_trial_result(0, [], trial, result_of(WorkersEnded(2 * 3600.0)))
+    record = recorder.record_of(trial)
+    assert (record.cpu_hours, record.gpu_hours) == (6.0, hours)
+
+
 def monitor(console: Any) -> PlacementMonitor:
-    resources = TrialResources(workers=2, cpus=1, gpu=False, concurrent=1, min_workers=2)
+    resources = TrialResources(workers=2, cpus=1, gpus=0, concurrent=1, min_workers=2)
     return PlacementMonitor(resources, console, lambda trial: job_of().record(), [console])
 
 

@@ -56,3 +56,8 @@ def test_what_has_changed_is_said() -> None:
     assert MemoryUse(parts=2, loader_workers=1).since(use) == "each batch is now computed in 2 parts"
     assert MemoryUse(parts=1, loader_workers=3).since(use) == "images are now decoded by 3 processes per worker"
     assert MemoryUse(parts=1, loader_workers=0).since(use) == "images are now decoded by the workers themselves"
+
+
+@pytest.mark.parametrize(("gpus", "cpus", "processes"), [(1, 8, 7), (0.5, 2, 1), (1, 1, 1), (0, 8, 0), (0, 1, 0)])
+def test_a_worker_with_a_gpu_keeps_a_core_for_launching_kernels(gpus: float, cpus: int, processes: int) -> None:
+    assert job_of(gpus=gpus, cpus=cpus).settings.loader_workers == processes
