@@ -41,9 +41,9 @@ def test_each_attempt_has_fewer_images_in_memory_and_the_last_has_one(images: in
         assert largest[-1] == 1
 
 
-@pytest.mark.parametrize(("gpu", "processes"), [(True, 3), (False, 0)])
-def test_a_job_decides_until_memory_runs_out(tmp_path: Path, gpu: bool, processes: int) -> None:
-    job = job_of(recipe=Recipe(gradient_accumulation=2), sweep=str(tmp_path), cpus=3, gpu=gpu)
+@pytest.mark.parametrize(("gpus", "processes"), [(1, 2), (0, 0)])
+def test_a_job_decides_until_memory_runs_out(tmp_path: Path, gpus: float, processes: int) -> None:
+    job = job_of(recipe=Recipe(gradient_accumulation=2), sweep=str(tmp_path), cpus=3, gpus=gpus)
     assert memory_use(job) == MemoryUse(parts=2, loader_workers=processes)
     less = MemoryUse(parts=8, loader_workers=1)
     store(job, less)

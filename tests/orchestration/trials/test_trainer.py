@@ -153,7 +153,7 @@ def test_out_of_memory_is_retried_with_more_parts_until_each_is_one_image(tmp_pa
 
 @pytest.mark.usefixtures("told")
 def test_out_of_memory_on_the_host_ends_processes_that_decode_first(tmp_path: Path) -> None:
-    retry, tell = policy(0, str(tmp_path), recipe=SIX_IMAGES, gpu=True, cpus=3)
+    retry, tell = policy(0, str(tmp_path), recipe=SIX_IMAGES, gpus=1, cpus=4)
     tell.after_worker_group_start([1, 2])
     found = []
     while retry.make_decision(out_of("host")) is RETRY:
