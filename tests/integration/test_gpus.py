@@ -6,6 +6,7 @@ Ray is told of GPUs that don't exist, so nothing here trains.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray_head import Head, free_port, ray_folder, ray_start
+from ray_head import Head, end, free_port, ray_folder, ray_start
 from small_sweep import Sweep, sweep_of
 
 from dfml.data.datasets import REPOSITORY
@@ -39,12 +40,35 @@ with cluster():
         print(waiting_for(half), waiting_for(whole), sep="\\n")
 """
 
+# Holds half of a GPU until it is killed.
+HOLD = """
+import orchestration.cluster.environment, ray, time
+from orchestration.cluster.connection import cluster
+with cluster():
+    ray.get(ray.util.placement_group([{"CPU": 1, "GPU": 0.5}]).ready())
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
 
 @contextmanager
 def cluster_with(gpus: int) -> Iterator[Head]:
     flags = ["--num-cpus=16", f"--num-gpus={gpus}", "--include-dashboard=false", "--include-log-monitor=false"]
     with ray_folder() as folder, ray_start(folder, free_port(), *flags, **forked.workers()) as started:
         yield started
+
+
+@contextmanager
+def half_held(cluster: Head) -> Iterator[None]:
+    """Hold half of a GPU in another process."""
+    command = [sys.executable, "-c", HOLD]
+    holder = forked.Popen(command, cwd=REPOSITORY, env=cluster.named, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        yield
+    finally:
+        end(holder)
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +185,12 @@ def test_a_trial_waits_for_the_part_of_a_gpu_that_it_needs(one_gpu: Head) -> Non
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch could use the GPU")
-def test_trials_that_share_a_gpu_are_placed_and_tell_that_torch_cannot_use_it(
+def test_a_trial_is_placed_on_a_free_half_of_a_gpu_and_tells_that_torch_cannot_use_it(
     one_gpu: Head, few_emoji: Path, tmp_path: Path
 ) -> None:
     sweep = sweep_of(few_emoji, tmp_path, "sweep", trials=2).added("--gpus-per-worker", "0.5")
-    said = sweep.run(environment=one_gpu.named, code=1)
+    with half_held(one_gpu):
+        said = sweep.run(timeout=300, environment=one_gpu.named, code=1)
     assert "no trial of" in said
     for number in range(2):
         record = json.loads((sweep.folder / "trials" / f"{number:03d}" / "record.json").read_text())
