@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from dfml.data.format.images import to_rgb
 from dfml.data.streaming.transforms import Normalization, evaluation_transform, normalized
 from dfml.errors import InvalidInput
-from dfml.factorized import BothPaths, FactorizedBackbone, ForwardPath, factorize
+from dfml.factorized import BothPaths, FactorizedBackbone, ForwardPath, at_least_float32, factorize
+from dfml.precision import inference
 from dfml.pretrained import create_backbone, pretrained_classifier, sub_blocks_of
 from dfml.recipe import Recipe
 
@@ -46,7 +47,7 @@ class EmbeddingModel(nn.Module):
 
         `path` is "full" or "routed"; None: the recipe's inference path.
         """
-        return F.normalize(self.features(images, path or self.recipe.inference), dim=-1)
+        return F.normalize(self._inferred(images, path), dim=-1)
 
     def features(self, images: Tensor, path: ForwardPath = "full") -> Tensor:
         """Return embeddings of one path, not normalized."""
@@ -61,8 +62,12 @@ class EmbeddingModel(nn.Module):
         """
         if self.classifier is None:
             raise InvalidInput("this model was trained for retrieval and has no classifier; use embed")
-        logits: Tensor = self.classifier(self.features(images, path or self.recipe.inference))
+        logits: Tensor = self.classifier(self._inferred(images, path))
         return logits
+
+    def _inferred(self, images: Tensor, path: ForwardPath | None) -> Tensor:
+        with inference(self.recipe.precision, images.device):
+            return at_least_float32(self.features(images, path or self.recipe.inference))
 
     def both_paths(self, images: Tensor) -> BothPaths:
         """Run both paths in one pass; their embeddings aren't normalized."""

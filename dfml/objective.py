@@ -21,6 +21,7 @@ from dfml.distributed import gather, sum_over_ranks, world_size
 from dfml.embedding_model import EmbeddingModel
 from dfml.factorized import BothPaths, RoutingSums, at_least_float32
 from dfml.losses.build import build_loss
+from dfml.precision import autocast, tf32
 
 T = TypeVar("T")
 
@@ -52,12 +53,11 @@ class Objective(nn.Module):
         # Plain metric learning: the routed path isn't computed.
         if recipe.routed_weight == 0:
             features = at_least_float32(torch.cat(self._in_parts(self.model.features, images)))
-            loss = self.metric_loss(self._gathered(self._compared(features)), all_labels)
+            loss = self._loss(features, all_labels)
             return {"loss": loss, "loss_full": loss}
         both = BothPaths.of(self._in_parts(self.model.both_paths, images))
         e_full, e_routed = F.normalize(both.full, dim=-1), F.normalize(both.routed, dim=-1)  # (B, D)
-        full = self.metric_loss(self._gathered(self._compared(both.full)), all_labels)
-        routed = self.metric_loss(self._gathered(self._compared(both.routed)), all_labels)
+        full, routed = self._loss(both.full, all_labels), self._loss(both.routed, all_labels)
         # Sums over this rank's images, times world_size, as DistributedDataParallel takes the mean.
         embedding = (e_routed - e_full.detach()).norm(dim=-1).sum() * world_size()
         stream = both.distance * world_size()
@@ -77,6 +77,11 @@ class Objective(nn.Module):
         self.routing = RoutingSums(*(sums.detach() for sums in both.routing))
         return terms
 
+    @tf32(allowed=False)
+    def _loss(self, features: Tensor, all_labels: Tensor) -> Tensor:
+        loss: Tensor = self.metric_loss(self._gathered(self._compared(features)), all_labels)
+        return loss
+
     def _gathered(self, share: Tensor) -> Tensor:
         return gather(share, self.model.recipe.batch_size)
 
@@ -93,7 +98,7 @@ class Objective(nn.Module):
         """
         recipe = self.model.recipe
         parts = images.chunk(recipe.gradient_accumulation)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        with autocast(recipe.precision, images.device):
             if len(parts) == 1:
                 return [function(images)]
             return [checkpoint(function, part, use_reentrant=False, preserve_rng_state=False) for part in parts]

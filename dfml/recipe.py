@@ -16,6 +16,8 @@ from dfml.schedule import Schedule, StepDecay
 from dfml.strict_model import StrictModel
 from dfml.task import TaskName
 
+PrecisionName = Literal["float32", "bfloat16", "auto"]
+
 
 class Recipe(StrictModel):
     """A training recipe; illegal values and combinations are refused (see `recipe_from`)."""
@@ -70,8 +72,8 @@ class Recipe(StrictModel):
     clip_value: float = Field(default=10.0, gt=0)  # largest absolute value of a gradient; as published
     seed: int = Field(default=0, ge=0)
 
-    # Speed and memory: apart from bfloat16's rounding, these values don't change what is computed.
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the backbone's forward and backward pass in training
+    # Speed and memory: apart from rounding, these values don't change what is computed.
+    precision: PrecisionName = "float32"  # of the model (see dfml/precision.py); auto: bfloat16 on GPUs that have it
     # Parts of a batch, with one at a time in memory; the loss is still that of the whole batch.
     gradient_accumulation: int = Field(default=1, ge=1)
     activation_checkpointing: bool = False  # recompute a block's activations in the backward pass

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dfml.precision import tf32
+
 
 class Routing:
     """The choice of a sub-block for each of M tokens, and the rearrangement of tokens by sub-block.
@@ -93,8 +95,9 @@ class Router(nn.Module):
 
     def forward(self, z: Tensor) -> Routing:
         """Route z (…, C), with all dimensions but the last flattened to M."""
-        # Not in half precision: sub-blocks might tie, and a recomputed pass might choose another.
-        with torch.autocast(z.device.type, enabled=False):
+        # In full float32: with fewer bits sub-blocks might tie, and a recomputed pass might choose
+        # another.
+        with tf32(allowed=False), torch.autocast(z.device.type, enabled=False):
             logits = _Logits.apply(z.flatten(0, -2).to(self.weight.dtype), self.weight)
             if self.temperature != 1:
                 logits = tuple(one / self.temperature for one in logits)

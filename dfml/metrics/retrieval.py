@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dfml.distributed import rank, sum_over_ranks, world_size
 from dfml.errors import InvalidInput
+from dfml.precision import tf32
 
 QUERIES_PER_CHUNK = 256
 BLOCK = 256  # gallery images that are skipped together if their largest cosine is too small
@@ -190,7 +191,8 @@ def _cosines(queries: Tensor, gallery: Tensor, rows: Tensor, exclude_self: bool)
     memory = queries.new_full((min(QUERIES_PER_CHUNK, len(rows)), -(-n // BLOCK) * BLOCK), -torch.inf)
     for chunk in rows.split(QUERIES_PER_CHUNK):
         cosine = memory[: len(chunk)]
-        torch.mm(queries[chunk], gallery.T, out=cosine[:, :n])
+        with tf32(allowed=False):
+            torch.mm(queries[chunk], gallery.T, out=cosine[:, :n])
         if exclude_self:
             cosine[torch.arange(len(chunk), device=chunk.device), chunk] = -torch.inf
         yield chunk, _Cosines(cosine)

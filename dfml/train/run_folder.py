@@ -77,7 +77,7 @@ class RunFolder:
         _write(self.root / RUN, self._run)
         if metrics["best_epoch"] == training.epoch:
             partial = _emptied(self.root / "best.partial")
-            save_model(partial, training.model, {**self._run, "metrics": metrics})
+            save_model(partial, training.model, {**self._run, "metrics": metrics, "trained_in": training.precision})
             shutil.rmtree(self.best, ignore_errors=True)
             partial.rename(self.best)
         self._log(metrics)

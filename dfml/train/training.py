@@ -26,6 +26,7 @@ from dfml.evaluate import embed, embed_set
 from dfml.evaluate.accuracy import accuracy
 from dfml.losses import CONSTANTS
 from dfml.objective import Objective
+from dfml.precision import in_training, tf32
 from dfml.recipe import Recipe
 from dfml.task import BEST_SCORE, SCORE, TASKS, EpochMetrics
 from dfml.telemetry import PROBE_IMAGES, RouterTelemetry
@@ -120,6 +121,11 @@ class Training:
     def epoch(self) -> int:
         """Return the last finished epoch; 0 before the first."""
         return int(self.metrics.get("epoch", 0))
+
+    @property
+    def precision(self) -> str:
+        """Return the format of the model's products in training: "float32" or "bfloat16"."""
+        return in_training(self.recipe.precision, self.device)
 
     def epochs(
         self,
@@ -231,6 +237,7 @@ class Training:
             (self._probed, _), *_ = loader.evaluation(self.train, self._probe)
         return RouterTelemetry(self.model.backbone, self.model.normalized(self._probed))
 
+    @tf32(allowed=True)
     def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         # Before the forward pass, whose activations take the memory that gradients took.
         self.optimizer.zero_grad(set_to_none=True)

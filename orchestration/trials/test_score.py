@@ -82,6 +82,7 @@ def store(training: Training, outcome: Outcome, job: WinnerJob) -> None:
             "trial": outcome.trial,
             "seed": outcome.seed,
             "epochs": outcome.epochs,
+            "trained_in": training.precision,
             "test": outcome.test,
             "baselines": outcome.baselines,
         }

@@ -48,6 +48,7 @@ def test_keeps_every_epochs_figures_the_last_state_and_the_best_model(
     folder.add_to_best({"test": {"recall_at_1": 0.5}})
     config = json.loads((folder.best / "config.json").read_text())
     assert (config["test"], config["dataset"]) == ({"recall_at_1": 0.5}, "drawn")
+    assert config["trained_in"] == "float32"
     assert dfml.load(folder.best).recipe == tiny_recipe
 
 
