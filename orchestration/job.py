@@ -31,6 +31,8 @@ class SweepSettings:
         cache_dir: folder on each node for shards from S3; None: the node's default.
         cache_size: the cache's largest size in bytes on each node; None: no limit.
         checkpoint_steps: steps between mid-epoch checkpoints.
+        deterministic: whether GPUs compute the same bits from the same seed, with slower
+            algorithms.
     """
 
     sweep: str
@@ -45,6 +47,7 @@ class SweepSettings:
     cache_dir: str | None = None
     cache_size: int | None = None
     checkpoint_steps: int = 1000
+    deterministic: bool = False
 
     @property
     def loader_workers(self) -> int:

@@ -154,6 +154,8 @@ class ExecutionOptions(StrictModel):
         cache_dir: folder on each node for shards from S3; None: the node's default.
         checkpoint_steps: steps between checkpoints within an epoch.
         concurrent_trials: trials that run at the same time; None: as many as fit on the GPUs, or 1.
+        deterministic: whether GPUs compute the same bits from the same seed, with slower
+            algorithms.
         gpus_per_worker: the part of a GPU for each worker; None: a whole one if there are GPUs.
         min_workers: fewest workers a trial may continue with after losing a node; None: all.
         wandb: whether Weights & Biases is used, and whether online or into files.
@@ -163,6 +165,7 @@ class ExecutionOptions(StrictModel):
     cache_dir: str | None = None
     checkpoint_steps: int = 1000
     concurrent_trials: int | None = None
+    deterministic: bool = False
     gpus_per_worker: float | None = None
     min_workers: int | None = None
     wandb: Literal["online", "offline", "off"] = "off"

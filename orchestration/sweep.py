@@ -154,7 +154,7 @@ def _run(
         for line in lines:
             console.print(line)
         console.print(f"results in {sweep}")
-        settings = _settings(plan, sweep, resources, options)
+        settings = sweep_settings(plan, sweep, resources, options)
         callbacks: list[SweepCallback] = [console, metrics, *trackers]
         for callback in callbacks:
             callback.sweep_started(settings)
@@ -217,7 +217,8 @@ def _resources(plan: Plan, options: ExecutionOptions, records: list[TrialRecord]
     return resources
 
 
-def _settings(plan: Plan, sweep: str, resources: TrialResources, options: ExecutionOptions) -> SweepSettings:
+def sweep_settings(plan: Plan, sweep: str, resources: TrialResources, options: ExecutionOptions) -> SweepSettings:
+    """Return what all jobs of a session share."""
     return SweepSettings(
         sweep=sweep,
         labels=_labels(plan),
@@ -231,6 +232,7 @@ def _settings(plan: Plan, sweep: str, resources: TrialResources, options: Execut
         cache_dir=options.cache_dir,
         cache_size=plan.cache_size,
         checkpoint_steps=options.checkpoint_steps,
+        deterministic=options.deterministic,
     )
 
 

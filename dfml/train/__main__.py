@@ -20,6 +20,7 @@ from dfml.data.packing.readers import BENCHMARK_SETS
 from dfml.data.streaming.cache import Cache
 from dfml.data.streaming.sharded_images import ShardedImages
 from dfml.data.streaming.split import ClassSubset, subset_of_classes, training_and_validation
+from dfml.determinism import make_deterministic
 from dfml.distributed import rank
 from dfml.errors import InvalidInput
 from dfml.evaluate.final import metrics_on_test
@@ -100,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
                        help="seed of split, order, augmentation and initial proxies")
     steps.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                        help="any other value of the recipe (dfml/recipe.py), e.g. precision=bfloat16; repeatable")
+    steps.add_argument("--deterministic", action="store_true",
+                       help="on a GPU, get the same figures from the same seed, with slower algorithms; on a CPU they "
+                       "are the same anyway")
     # fmt: on
     return made
 
@@ -226,6 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int | None:
         arguments = parser().parse_args(argv)
+        if arguments.deterministic:
+            make_deterministic()
         try:
             with processes() as device:
                 train(arguments, device)

@@ -114,9 +114,12 @@ def _training(job: TrialJob, train: ClassSubset, validation: ClassSubset | Evalu
     """Return this rank's training, resumed from the run's last checkpoint if there is one."""
     import torch
 
+    from dfml.determinism import make_deterministic
     from dfml.train import Training
 
     remove_stale_tempdirs()
+    if job.settings.deterministic:
+        make_deterministic()
     device = init_process_group()
     torch.set_num_threads(job.settings.cpus)
     use = memory_use(job)

@@ -9,7 +9,8 @@ import pytest
 from nodes import WORKER_PROCESS, Console, cluster_of
 from small_sweep import sweep_of
 
-from orchestration.cli import parser, plan_from
+from orchestration.cli import plan_from
+from orchestration.flags import parser
 from orchestration.sweep_file import SweepFile
 
 pytestmark = [pytest.mark.integration, pytest.mark.clusters]

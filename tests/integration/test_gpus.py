@@ -18,7 +18,8 @@ from ray_head import Head, end, free_port, ray_folder, ray_start
 from small_sweep import Sweep, sweep_of
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.cli import parser, plan_from
+from orchestration.cli import plan_from
+from orchestration.flags import parser
 from orchestration.sweep_file import SweepFile
 from tests import forked
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.cli import main, options_from, parser, plan_from
+from orchestration.cli import main, options_from, plan_from
+from orchestration.flags import parser
 from orchestration.search.budget import Budget
 from tests.s3.locations import client_of, new_bucket, use
 from tests.s3.servers import Server
@@ -180,3 +181,17 @@ def test_options_that_dont_change_the_results_are_no_part_of_the_plan() -> None:
     options = options_from(parser().parse_args(words.split()))
     assert (options.gpus_per_worker, options.concurrent_trials, options.min_workers) == (0.25, 3, 1)
     assert options_from(parser().parse_args(["--wandb", "off"])).gpus_per_worker is None
+
+
+@pytest.mark.parametrize("flags", [[], ["--deterministic"]])
+def test_workers_are_told_whether_to_be_deterministic(flags: list[str], tmp_path: Path) -> None:
+    """It isn't part of the plan: a sweep may be resumed with or without it."""
+    # Ray, which takes seconds to import.
+    from orchestration.cluster.resources import TrialResources
+    from orchestration.sweep import sweep_settings
+
+    arguments = parser().parse_args([*flags, "--wandb", "off", "--storage", str(tmp_path)])
+    plan, sweep = plan_from(arguments)
+    resources = TrialResources(workers=1, cpus=1, gpus=0, concurrent=1, min_workers=1)
+    assert sweep_settings(plan, sweep, resources, options_from(arguments)).deterministic == bool(flags)
+    assert "deterministic" not in plan.model_dump()

@@ -19,8 +19,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
 
 from dfml.data.datasets import REPOSITORY
-from orchestration.cli import parser
 from orchestration.cluster.capacity import Limits, Nodes, limits_of
+from orchestration.flags import parser
 
 FILES = ("cluster.yaml", "cluster.local.yaml")
 

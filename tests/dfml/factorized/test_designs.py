@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from benchmarks.gpu.profiling import OperatorCounter
 from dfml import factorize
 from dfml.embedding_model import build_model
 from dfml.factorized import BothPaths, FactorizedBackbone
@@ -129,6 +128,9 @@ def test_routed_inference_with_static_shapes_reads_no_value(backbone: str, side:
 @pytest.mark.integration
 def test_a_masked_step_in_bf16_calls_at_most_two_and_a_half_times_the_operators_of_a_dense_one() -> None:
     """ViT-S; launching a kernel takes a GPU's host longer than a small kernel takes."""
+    # Here, as the examples of docs/extending.md have no benchmarks.
+    from benchmarks.gpu.profiling import OperatorCounter
+
     name, images, labels = "vit_small_patch16_224", torch.randn(2, 3, 32, 32), torch.arange(2)
     dense = timm.create_model(name, num_classes=0, img_size=32)
     loss = ProxyAnchor(10, dense.num_features)
