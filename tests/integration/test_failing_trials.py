@@ -11,11 +11,12 @@ import json
 import re
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from nodes import Console
@@ -31,11 +32,11 @@ pytestmark = pytest.mark.integration
 GOOD, DIVERGING, HELPED, LARGE = range(4)
 # Images per batch, over two workers.
 BATCH = 32
-# Bytes that a worker may allocate beyond what it has after the warm-up epoch. To train the backbone
-# too, it needs 80 MB for its half of a batch, 40 MB in two parts, and 15 MB in four.
-ROOM = 50 * 2**20
-# Numbers of the embedding, which make a head of 77 MB: its gradient alone is more than that.
-LARGE_EMBEDDING = 200_000
+# Bytes by which a worker may use less than an undisturbed one: less than its half of a batch takes
+# (80 MB), more than can be saved with half of it at a time.
+LACKING = 45 * 2**20
+# Numbers of the embedding: head and proxies are 50 MB, and training them takes three times as much.
+LARGE_EMBEDDING = 100_000
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +57,13 @@ def ended(head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory)
     sweep = Sweep(arguments.split(), root, "sweep")
     # In a wide console, each cell of a table is one line.
     console = Console(sweep.start({**head.named, "COLUMNS": "300"}))
-    # From the second epoch on the whole backbone trains, which needs more memory.
-    console.wait_for(f"trial {HELPED}  epoch 1/3")
-    with capped_memory(head):
+    peaks: list[int] = []
+    with each_worker(head, lambda worker: peaks.append(worker.memory_info().data)):
+        console.wait_for(f"trial {GOOD}  finished")
+    console.wait_for(f"trial {DIVERGING}  failed")
+    with each_worker(head, lambda worker: cap_memory(worker, max(peaks) - LACKING)):
         console.wait_for(f"trial {HELPED}  finished")
-    console.wait_for(f"trial {LARGE}  epoch 1/3")
-    with capped_memory(head):
+    with each_worker(head, lambda worker: cap_memory(worker, max(peaks))):
         console.wait_for(f"trial {LARGE}  failed")
     printed = console.end()
     assert console.process.returncode == 0, printed
@@ -69,26 +71,28 @@ def ended(head: Head, few_emoji: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @contextmanager
-def capped_memory(head: Head) -> Iterator[None]:
-    """Limit the address space of the running trial's workers, and of those that replace them."""
-    workers = train_workers(head.process)
-    assert len(workers) == 2
-    size = max(worker.memory_info().vms for worker in workers) + ROOM
-    ended = threading.Event()
+def each_worker(head: Head, act: Callable[[psutil.Process], None]) -> Iterator[None]:
+    """Call a function with each worker of the running trial, several times a second."""
+    over = threading.Event()
 
-    def cap() -> None:
-        while not ended.wait(0.2):
+    def follow() -> None:
+        while not over.wait(0.1):
             for worker in train_workers(head.process):
-                with contextlib.suppress(ProcessLookupError):
-                    resource.prlimit(worker.pid, resource.RLIMIT_AS, (size, size))
+                with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                    act(worker)
 
-    watcher = threading.Thread(target=cap)
-    watcher.start()
+    follower = threading.Thread(target=follow)
+    follower.start()
     try:
         yield
     finally:
-        ended.set()
-        watcher.join()
+        over.set()
+        follower.join()
+
+
+def cap_memory(worker: psutil.Process, size: int) -> None:
+    """Limit the memory that a process allocates, as a container or a machine would."""
+    resource.prlimit(worker.pid, resource.RLIMIT_DATA, (size, size))
 
 
 def record(sweep: Sweep, number: int) -> dict[str, Any]:
