@@ -161,7 +161,10 @@ def test_inference_sets_the_precision_on_gpus_alone() -> None:
 @pytest.mark.parametrize("loss", ["proxy_anchor", "cross_entropy"])
 def test_results_of_a_model_are_float32(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in bfloat16, which is used on a CPU here in place of a GPU."""
-    values = {**VIT, "loss": loss, "embedding_size": None, "precision": "bfloat16"}
+    # A backbone, or a head, whose last operation is a product.
+    backbone = "test_resnet" if loss == "cross_entropy" else "test_vit"
+    size = None if loss == "cross_entropy" else 11
+    values = {**VIT, "loss": loss, "backbone": backbone, "embedding_size": size, "precision": "bfloat16"}
     model = build_model(Recipe.model_validate(values), class_names=["a", "b", "c"]).eval()
     images = torch.rand(2, 3, 32, 32)
     run = model.logits if loss == "cross_entropy" else model

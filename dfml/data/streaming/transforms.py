@@ -66,6 +66,5 @@ def normalized(pixels: Tensor, normalization: Normalization, device: torch.devic
 @cache
 def _statistics(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (3, 1, 1) on a device; copying them waits for a GPU."""
-    with torch.inference_mode(False):
-        mean, std = (torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1) for values in normalization)
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1) for values in normalization)
     return mean, std
