@@ -48,6 +48,11 @@ PROBABLY_HOST_MEMORY = (
     "could not create a primitive",
     "could not execute a primitive",
     "could not create a memory",
+    # Python, C++ and the dynamic linker have no memory for a thread's stack or a library. (Threads
+    # may also be limited in number; fewer processes that decode help then, too.)
+    "can't start new thread",
+    "resource temporarily unavailable",
+    "failed to map segment from shared object",
     # torch's DataLoader outside the main thread, as in Ray's workers, doesn't know the signal.
     "dataloader worker (pid(s)",
 )

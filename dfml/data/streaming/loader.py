@@ -112,7 +112,7 @@ class Loader:
         return self._begin_pass(subset.images, requests, [subset.rows[request.members] for request in requests])
 
     def _number(self, subset: ClassSubset) -> int:
-        return next(number for number, mine in enumerate(self._subsets) if mine is subset)
+        return [mine is subset for mine in self._subsets].index(True)
 
     def _begin_pass(
         self, images: ShardedImages, requests: Sequence[_Request], rows: Sequence[np.ndarray]

@@ -169,8 +169,17 @@ def test_one_whose_decoding_finds_no_memory_says_so() -> None:
     assert found == Failure("out of memory on the host (MemoryError)", False, unfit=True, memory="host")
 
 
-@pytest.mark.parametrize("text", ["could not create a primitive", "could not create a memory object"])
-def test_onednn_names_no_cause(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "could not create a primitive",
+        "could not create a memory object",
+        "can't start new thread",
+        "Unknown error: Failed to launch worker thread: Resource temporarily unavailable",
+        "libfoo.so: failed to map segment from shared object",
+    ],
+)
+def test_many_errors_on_the_host_name_no_cause(text: str) -> None:
     expected = Failure(f"probably out of memory on the host ({text})", False, unfit=True, memory="host")
     assert classify(RuntimeError(text)) == expected
 
