@@ -32,8 +32,8 @@ pytestmark = pytest.mark.integration
 GOOD, DIVERGING, HELPED, LARGE = range(4)
 # Images per batch, over two workers.
 BATCH = 32
-# Bytes that a worker lacks, compared to an undisturbed one. Two parts of a batch save about as many,
-# four parts save 120 MB.
+# Bytes that a worker lacks, compared to an undisturbed one. Two parts of a batch save about as
+# many, four parts save 120 MB.
 LACKING = 70 * 2**20
 # Numbers of the embedding: head and proxies are 50 MB, and training them takes three times as much.
 LARGE_EMBEDDING = 100_000
