@@ -67,7 +67,7 @@ class Meter(SweepCallback):
     """The driver's processor time and memory, sampled as trials end."""
 
     def __init__(self, every: int) -> None:
-        self._every = every
+        self.every = every
         self._process = psutil.Process()
         self._ended = 0
         self.seconds, self.megabytes = [time.process_time()], [self._resident()]
@@ -77,7 +77,7 @@ class Meter(SweepCallback):
 
     def trial_ended(self, record: TrialRecord) -> None:
         self._ended += 1
-        if self._ended % self._every == 0:
+        if self._ended % self.every == 0:
             self.seconds.append(time.process_time())
             self.megabytes.append(self._resident())
 
@@ -98,7 +98,7 @@ def simulate(trials: int) -> dict[str, Any]:
         search = searcher(space, 0, SweepSettings(sweep), epochs, records)
         run(replay, context, records, trials, search, scheduler, callbacks=[search])
         wall = time.monotonic() - began
-    each = meter._every
+    each = meter.every
     milliseconds = [round(1000 * (b - a) / each, 1) for a, b in zip(meter.seconds, meter.seconds[1:], strict=False)]
     kilobytes = [round(1000 * (b - a) / each, 1) for a, b in zip(meter.megabytes, meter.megabytes[1:], strict=False)]
     print(f"\n{len(records)} simulated trials in {wall:.0f} s; costs of the driver, by tenth:")

@@ -26,19 +26,16 @@ class Routing:
 
     Attributes:
         chosen: the sub-block of each token (M,), argmax p.
+        onehot: the choice as 0 and 1 (M, K), in the dtype of p.
     """
 
     def __init__(self, p: Tensor, p_of_router: Tensor | None = None) -> None:
         self.p = p
         self.p_of_router = p if p_of_router is None else p_of_router
         self.chosen = p.detach().argmax(dim=-1)
-
-    @cached_property
-    def onehot(self) -> Tensor:
-        """Return the choice as 0 and 1 (M, K), in the dtype of p."""
-        # torch's one_hot waits for the device, to check its input.
-        numbers = torch.arange(self.p.shape[-1], device=self.p.device)
-        return (self.chosen[:, None] == numbers).to(self.p.dtype)
+        # torch's one_hot waits for the device, to check its input. torch.compile can't trace a
+        # cached property, so this isn't one.
+        self.onehot = (self.chosen[:, None] == torch.arange(p.shape[-1], device=p.device)).to(p.dtype)
 
     @cached_property
     def order(self) -> Tensor:
@@ -97,11 +94,26 @@ class Router(nn.Module):
         """Route z (…, C), with all dimensions but the last flattened to M."""
         # In full float32: with fewer bits sub-blocks might tie, and a recomputed pass might choose
         # another.
-        with tf32(allowed=False), torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False):
             logits = _Logits.apply(z.flatten(0, -2).to(self.weight.dtype), self.weight)
             if self.temperature != 1:
                 logits = tuple(one / self.temperature for one in logits)
             return Routing(*(one.softmax(dim=-1) for one in logits))
+
+
+def linear_without_tf32(z: Tensor, weight: Tensor) -> Tensor:
+    """Return z Wᵀ in full float32."""
+    with tf32(allowed=False):
+        return F.linear(z, weight)
+
+
+linear_operator = torch.library.custom_op(
+    "dfml::linear_without_tf32",
+    linear_without_tf32,
+    mutates_args=(),
+    schema="(Tensor z, Tensor weight) -> Tensor",
+)
+linear_operator.register_fake(F.linear)
 
 
 class _Logits(torch.autograd.Function):
@@ -110,7 +122,9 @@ class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(z, weight)
-        logits = F.linear(z, weight)
+        # torch.compile can't trace the setting of TF32, but calls an operator that sets it.
+        compiling = torch.compiler.is_dynamo_compiling()
+        logits = linear_operator(z, weight) if compiling else linear_without_tf32(z, weight)
         return logits, logits.clone()
 
     @staticmethod

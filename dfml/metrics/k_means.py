@@ -48,7 +48,7 @@ def lloyd(vectors: Tensor, centers: Tensor, generator: torch.Generator) -> Tenso
     """
     with tf32(allowed=False):
         for _ in range(ROUNDS):
-            nearest = _nearest(vectors, centers)
+            nearest = nearest_centers(vectors, centers)
             # In float64, the order in which a GPU adds hardly matters.
             sums = torch.zeros_like(centers, dtype=torch.float64)
             for index, part in zip(nearest.split(2**14), vectors.split(2**14), strict=True):
@@ -56,10 +56,10 @@ def lloyd(vectors: Tensor, centers: Tensor, generator: torch.Generator) -> Tenso
             counts = torch.bincount(nearest, minlength=len(centers))
             centers = (sums / counts.clamp_min(1)[:, None]).float()
             _fill_empty(centers, counts.cpu(), generator)
-        return _nearest(vectors, centers)
+        return nearest_centers(vectors, centers)
 
 
-def _nearest(vectors: Tensor, centers: Tensor) -> Tensor:
+def nearest_centers(vectors: Tensor, centers: Tensor) -> Tensor:
     """Return the nearest center of each vector (n,)."""
     lengths = centers.square().sum(dim=1)  # (k,)
     chunks = vectors.split(max(1, CHUNK_ELEMENTS // len(centers)))

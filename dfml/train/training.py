@@ -175,7 +175,7 @@ class Training:
         batches = self._order(epoch)
         done = self.mid_epoch.step if self.mid_epoch else 0
         self.objective.train().set_warm_up(epoch <= recipe.warm_epochs)
-        objective = self._distributed()
+        objective = self.distributed()
         telemetry = self._telemetry(loader)
         totals: dict[str, Tensor] = {}
         if self.mid_epoch:
@@ -185,9 +185,7 @@ class Training:
         pace = ThroughputMeter(self.device)
         share = loader.training(self.train, batches[done:], epoch, rank(), world_size())
         for step, (pixels, labels) in enumerate(pace.timed(share), start=done + 1):
-            terms = self._train_step(
-                objective, self.model.normalized(pixels), labels.to(self.device, non_blocking=True)
-            )
+            terms = self.train_step(objective, self.model.normalized(pixels), labels.to(self.device, non_blocking=True))
             totals = {name: totals.get(name, 0.0) + term for name, term in terms.items()}
             if telemetry is not None and self.objective.routing is not None:
                 telemetry.add(self.objective.routing)
@@ -238,7 +236,14 @@ class Training:
         return RouterTelemetry(self.model.backbone, self.model.normalized(self._probed))
 
     @tf32(allowed=True)
-    def _train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def train_step(self, objective: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Do one step and return the loss and its terms.
+
+        Args:
+            objective: the objective, in DDP if there are several ranks (`distributed`).
+            images: normalized images (B, 3, H, W), this rank's share of the batch.
+            labels: their labels (B,).
+        """
         # Before the forward pass, whose activations take the memory that gradients took.
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = objective(images, labels)
@@ -248,7 +253,7 @@ class Training:
         # Detached, so that the caller doesn't keep the graph through the next forward pass.
         return {name: term.detach() for name, term in terms.items()}
 
-    def _distributed(self) -> nn.Module:
+    def distributed(self) -> nn.Module:
         """Return the objective in DDP, wrapped again if other parameters train than before."""
         if not dist.is_initialized():
             return self.objective

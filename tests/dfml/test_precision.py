@@ -128,7 +128,7 @@ def test_a_step_may_use_tf32_but_for_routers_and_losses(train_images: ShardedIma
     images, labels = torch.rand(8, 3, 32, 32), torch.arange(8) % 5
     training.objective.train().set_warm_up(False)
     with Products() as products:
-        training._train_step(training.objective, images, labels)
+        training.train_step(training.objective, images, labels)
     assert len(seen) == len(training.model.backbone.routers())
     assert {(call.shape[-1], call.tf32) for call in seen} == {(len(router.weight), (False, False))}
     losses = [call for call in products.calls if call.shape == (8, 5)]

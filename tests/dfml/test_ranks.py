@@ -105,7 +105,7 @@ def short_steps(recipe: Recipe, packed: Path) -> Training:
 def wrapped_again(recipe: Recipe, packed: Path) -> list[bool]:
     """Return for each epoch but the first whether it has another wrapper than the one before."""
     training = short_steps(recipe.model_copy(update={"epochs": 4, "warm_epochs": 2}), packed)
-    wrappers = [training._distributed() for _ in training.epochs()]
+    wrappers = [training.distributed() for _ in training.epochs()]
     assert all(isinstance(wrapper, DistributedDataParallel) for wrapper in wrappers)
     return [after is not before for before, after in itertools.pairwise(wrappers)]
 

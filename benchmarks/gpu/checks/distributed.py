@@ -49,7 +49,7 @@ def _check_one_rank(context: Context) -> None:
     if context.cuda:
         torch.cuda.set_device(device)
     with tempfile.TemporaryDirectory() as folder, _process_group(backend, folder, rank=0, world_size=1):
-        wrapped = training._distributed()
+        wrapped = training.distributed()
         assert wrapped is not training.objective
         given = without_prefix(gradients(wrapped, images, labels)[1])
         report.figure(f"{backend}, one rank, worst gradient", worst_error(given, truth), most=BAR)
@@ -93,7 +93,7 @@ def _check_wrapping(context: Context, backend: str, training: Training) -> None:
     held = []
     for time in range(WRAPPINGS):
         training.objective.set_warm_up(time % 2 == 0)
-        seconds = seconds_of(training._distributed)
+        seconds = seconds_of(training.distributed)
         held.append(torch.cuda.memory_allocated() if context.cuda else 0)
     context.report.figure(f"{backend}, wrapping after warm-up", seconds, "s")
     left = (held[-1] - held[0]) / (WRAPPINGS - 1)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dfml import factorize
 from dfml.embedding_model import build_model
 from dfml.factorized import BothPaths, FactorizedBackbone
+from dfml.factorized.router import linear_operator
 from dfml.losses.proxy_anchor import ProxyAnchor
 from dfml.objective import Objective
 from dfml.recipe import recipe_from
@@ -91,9 +92,25 @@ def test_a_masked_step_reads_no_value_for_which_a_gpus_host_would_wait(backbone:
         step("gathered")
 
 
+@pytest.mark.parametrize(("backbone", "side"), [("test_vit", 160), ("test_resnet", 64), ("tf_efficientnet_lite0", 64)])
+def test_a_masked_block_is_compiled_as_one_graph(backbone: str, side: int) -> None:
+    model = objective_of(backbone, side, None, num_sub_blocks=2).model.backbone
+    with torch.no_grad():
+        x = model.stem(torch.randn(2, 3, side, side))
+    found = torch._dynamo.explain(model.blocks[0].masked)(torch.cat([x, x]), False)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
+
+
+def test_the_operator_that_forbids_tf32_is_known_to_torch() -> None:
+    z, weight = torch.randn(7, 8), torch.randn(3, 8)
+    torch.library.opcheck(linear_operator, (z, weight))
+    assert torch.equal(linear_operator(z, weight), F.linear(z, weight))
+
+
 def test_on_a_cpu_gathering_is_the_design_of_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = decided("ViT, class token")
-    monkeypatch.setattr(backbone, "_masked", None)
+    for block in backbone.blocks:
+        monkeypatch.setattr(block, "masked", None)
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert isinstance(backbone(images, "both"), BothPaths)
 

@@ -83,9 +83,11 @@ def test_vectors_that_are_all_equal_are_clustered_too() -> None:
 
 def test_distances_are_full_float32_whatever_else_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    nearest = module._nearest
+    nearest = module.nearest_centers
     monkeypatch.setattr(
-        module, "_nearest", lambda *given: (seen.append(torch.backends.cuda.matmul.allow_tf32), nearest(*given))[1]
+        module,
+        "nearest_centers",
+        lambda *given: (seen.append(torch.backends.cuda.matmul.allow_tf32), nearest(*given))[1],
     )
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
