@@ -7,7 +7,6 @@ shared folder has locks that end with their holder, and the lease only has to ca
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from dfml import storage
 from dfml.errors import InvalidInput
@@ -101,9 +100,12 @@ def _beat(uri: str, mine: Lease, ended: threading.Event, warn: Callable[[str], N
 
 
 def _read(uri: str) -> Lease | None:
+    """Return the lease in a file; None if there is none, or the file is damaged."""
     try:
-        return Lease.model_validate(json.loads(storage.read(uri)))
-    except FileNotFoundError:
+        return Lease.model_validate_json(storage.read(uri))
+    # Leases are written as a whole, so no run holds a damaged one; and reading one must not end the
+    # heartbeat.
+    except (FileNotFoundError, ValidationError):
         return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dfml.errors import InvalidInput
-from orchestration.sweep_folder import lease
+from orchestration.sweep_folder import layout, lease
 from orchestration.sweep_folder.lease import LEASE_EXPIRY_SECONDS, Lease, hold
 
 HOLDER = """
@@ -76,6 +76,19 @@ def test_the_sign_of_life_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         second = json.loads((tmp_path / "lease.json").read_text())
     assert first["owner"] == second["owner"]
     assert second["beat"] > first["beat"]
+
+
+def test_a_damaged_lease_is_no_ones_and_ends_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    file = tmp_path / layout.LEASE
+    file.write_text("{")
+    with hold(str(tmp_path), print):
+        for damage in ("", '{"owner": 1}'):
+            file.write_text(damage)
+            until = time.monotonic() + 10
+            while file.read_text() == damage:
+                assert time.monotonic() < until, "the heartbeat has ended"
+                time.sleep(0.01)
 
 
 def test_where_two_have_it_the_first_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
